@@ -1,0 +1,139 @@
+/*
+ * tailnet.h: the contract between the Go library and everything above it.
+ *
+ * This file is the single source: cgo includes it (so a Go export whose
+ * signature drifts does not compile) and build_ffi.py feeds the part between
+ * the CDEF marks to cffi.
+ *
+ * Rules, for every function:
+ *
+ *  - It returns at once, with an int32_t code. Nothing here waits for a network,
+ *    a disk or another process.
+ *  - TAILNET_OK: the answer, if there is one, is a JSON document of answer->len
+ *    bytes in answer->buf.
+ *  - TAILNET_PENDING: the answer comes later, on the socket answer->fd.
+ *      A *reply* is one JSON document of any size, ended by EOF:
+ *          {"ok": ...}   or   {"error": {"code": 7003, "message": "..."}}
+ *      A descriptor that belongs to the reply rides (SCM_RIGHTS) on its first
+ *      byte. An answer too large for answer->buf also takes this way.
+ *      A *stream* is one JSON object per line until EOF; a reader that falls
+ *      behind finds {"lost": n} in it and never slows the library down.
+ *  - Any other code is an error, and answer->buf holds its document (the object
+ *    behind "error" above) in answer->len bytes, cut to answer->cap.
+ *  - Outputs are written only as said above. There is no "last error".
+ *  - Cancelling: shutdown(fd, SHUT_RDWR), then close(fd), in the process that made
+ *    the call. That ends the operation and frees what it made. A forked child
+ *    merely closes its copy.
+ *  - Strings are UTF-8 and NUL-terminated, and copied before the call returns.
+ *    Structured arguments are JSON objects; an unknown field is an error.
+ *  - A handle is an integer that is never used twice; 0 is never valid; a closed
+ *    or made-up one gives TAILNET_E_HANDLE. *_close may be called twice.
+ *  - Descriptors handed out are non-blocking, close-on-exec, and the caller's to
+ *    close.
+ *  - Any thread may call. Nothing here may be called after fork().
+ *  - Go panics end at this boundary, as TAILNET_E_INTERNAL.
+ *  - An `answer` that is NULL, or a NULL string, gives TAILNET_E_ARGUMENT.
+ */
+#ifndef TAILNET_H
+#define TAILNET_H
+
+#include <stdint.h>
+
+/* CDEF BEGIN */
+enum {
+    TAILNET_OK = 0,
+    TAILNET_PENDING = 7001,
+
+    TAILNET_E_ARGUMENT = 7002,        /* a NULL, a string that is not UTF-8, wrong JSON: the caller's bug */
+    TAILNET_E_INTERNAL = 7003,        /* our bug: a recovered panic or an impossible state */
+    TAILNET_E_HANDLE = 7004,          /* closed, or never existed */
+    TAILNET_E_CONFIG = 7005,          /* a value that cannot be used */
+    TAILNET_E_AUTH = 7006,            /* the control server refuses the key or the node */
+    TAILNET_E_LOGIN_REQUIRED = 7007,  /* a person must visit "url" */
+    TAILNET_E_APPROVAL_REQUIRED = 7008, /* an admin must approve the machine */
+    TAILNET_E_CONNECT = 7009,         /* the control server cannot be reached; "retry_after" seconds if it said so */
+    TAILNET_E_NOT_RUNNING = 7010,     /* tailscaled: absent, stopped, or not permitted */
+    TAILNET_E_TIMEOUT = 7011,         /* the caller's deadline passed */
+    TAILNET_E_DIAL = 7012,            /* a dial failed for a reason without a code of its own */
+    TAILNET_E_REFUSED = 7013,         /* the other side refused the connection */
+    TAILNET_E_UNREACHABLE = 7014,     /* not on the tailnet, or no route to it */
+    TAILNET_E_NAME = 7015,            /* the name is not known on the tailnet */
+    TAILNET_E_ADDRESS_IN_USE = 7016,  /* another listener of this node has the port */
+    TAILNET_E_ADDRESS_NOT_AVAILABLE = 7017, /* the address is not one of this node's */
+    TAILNET_E_STATE_LOCKED = 7018,    /* another process or node holds the state directory */
+    TAILNET_E_UNSUPPORTED = 7019,     /* this backend, platform or tailnet cannot do it */
+    TAILNET_E_CLOSED = 7020,          /* used after close, or closed meanwhile */
+    TAILNET_E_NOT_FOUND = 7021,       /* whois: no such peer */
+    TAILNET_E_RESET = 7022            /* the connection was aborted */
+};
+
+typedef const char *tailnet_str; /* named, because Go cannot spell "const char *" */
+typedef uint64_t tailnet_handle;
+
+typedef struct {
+    char *buf;   /* in: room for the answer or the error; may be NULL with cap 0 */
+    int32_t cap; /* in: its size in bytes */
+    int32_t len; /* out: bytes written to buf */
+    int32_t fd;  /* out: with TAILNET_PENDING, the reply or stream; otherwise -1 */
+} tailnet_answer;
+
+/* OK {"tailnet", "tailscale", "go"}: the version of each. */
+extern int32_t tailnet_versions(tailnet_answer *answer);
+
+/* OK {"goroutines", "nodes", "listeners", "connections", "heap_bytes"}: what the
+ * library holds now, for leak checks and support. */
+extern int32_t tailnet_stats(tailnet_answer *answer);
+
+/* PENDING, stream of {"time", "node", "level", "message"}: log lines of every node, from now on. */
+extern int32_t tailnet_logs(tailnet_answer *answer);
+
+/* OK: a node that has not joined. `config` is the JSON of go/internal/node Config.
+ * Nothing is opened and nothing leaves the process before tailnet_node_up. */
+extern int32_t tailnet_node_new(tailnet_str config, tailnet_handle *node, tailnet_answer *answer);
+
+/* PENDING, reply {"hostname", "fqdn", "ips", ...}: one attempt to join.
+ * `args` is {"wait_for_person": bool, "known_url": str}: with wait_for_person, go on waiting where
+ * TAILNET_E_LOGIN_REQUIRED (for known_url) or TAILNET_E_APPROVAL_REQUIRED would end the attempt.
+ * After those two the node stays pending: the next call goes on with the same login. After any
+ * other error, or when cancelled, the node is as it was before. */
+extern int32_t tailnet_node_up(tailnet_handle node, tailnet_str args, tailnet_answer *answer);
+
+/* PENDING, reply {"drained": bool}: refuse new work, let every connection drain for at most
+ * `timeout_ms`, then leave. The handle is invalid from the call on; the work is done whether or
+ * not the reply is read. A second call answers OK. */
+extern int32_t tailnet_node_close(tailnet_handle node, int32_t timeout_ms, tailnet_answer *answer);
+
+/* PENDING, reply {"listener", "ip", "port"}. `args` is {"address": "[ip]:port", "path": "...",
+ * "backlog": n}: connections to the address arrive at the unix listening socket at `path`, from a
+ * socket named "\0<nonce>/<connection>/<peer address>". */
+extern int32_t tailnet_listen(tailnet_handle node, tailnet_str args, tailnet_answer *answer);
+
+/* OK. New connections are refused from now on; those handed over stay. */
+extern int32_t tailnet_listener_close(tailnet_handle listener);
+
+/* PENDING, reply {"connection", "local", "remote"} with the connected socket. `args` is
+ * {"address": "host:port"}; the host is an IP address or a name of the tailnet. */
+extern int32_t tailnet_dial(tailnet_handle node, tailnet_str args, tailnet_answer *answer);
+
+/* OK: the connection `connection` is open, ended in order, or is long gone.
+ * TAILNET_E_RESET: it was aborted, by the peer or by the network. */
+extern int32_t tailnet_connection_end(uint64_t connection);
+
+/* OK or PENDING, reply: Tailscale's WhoIsResponse. `address` is "ip" or "ip:port". */
+extern int32_t tailnet_whois(tailnet_handle node, tailnet_str address, tailnet_answer *answer);
+
+/* PENDING, reply: Tailscale's ipnstate.Status. */
+extern int32_t tailnet_status(tailnet_handle node, tailnet_answer *answer);
+
+/* PENDING, stream of events; the first lines are a snapshot. */
+extern int32_t tailnet_watch(tailnet_handle node, tailnet_answer *answer);
+
+/* PENDING, reply {"url", "derp_port", "stun_port"}: an offline control server with a DERP relay
+ * and STUN on 127.0.0.1, in this process, until the process ends. For tailnet.testing. */
+extern int32_t tailnet_testcontrol_start(tailnet_str config, tailnet_handle *control, tailnet_answer *answer);
+
+/* PENDING, reply: `args` is {"do": "...", ...}; see go/internal/testcontrol. */
+extern int32_t tailnet_testcontrol_do(tailnet_handle control, tailnet_str args, tailnet_answer *answer);
+/* CDEF END */
+
+#endif
