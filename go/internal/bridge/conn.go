@@ -1,0 +1,302 @@
+package bridge
+
+import (
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Far is the tailnet's end of a connection.
+type Far interface {
+	io.ReadWriter
+
+	// AwaitReadable returns nil once Read will not block. An idle connection waits
+	// here, and so holds no buffer. io.EOF and errors are as of Read.
+	AwaitReadable() error
+
+	CloseWrite() error
+
+	// Delivered reports whether the peer has everything, our FIN included, or
+	// nothing can be delivered any more.
+	Delivered() bool
+
+	// Close ends the connection in order, or with a reset where the peer's data
+	// were not all read, as close(2) does.
+	Close() error
+
+	// Abort resets the connection.
+	Abort()
+}
+
+const (
+	// lingerLimit is how long a connection that Python has closed may take to
+	// deliver what was written. gVisor gives a dead peer up by itself; this is for
+	// one that keeps its window shut. Linux allows an orphan about as much.
+	lingerLimit = 2 * time.Minute
+
+	// quiet: when a node closes, a peer that has acknowledged our FIN and sends
+	// nothing for so long is taken to be idle (a pooled HTTP connection, say).
+	quiet = 300 * time.Millisecond
+)
+
+// A Conn pumps between the tailnet and a unix socket of Python's, in both
+// directions and with half-close both ways. Two goroutines, no thread, no buffer
+// while idle.
+type Conn struct {
+	ID   uint64
+	far  Far
+	near *near
+
+	inwardDone chan struct{}
+	received   atomic.Int64 // bytes from the tailnet, for quiet
+	finSent    atomic.Bool
+	draining   atomic.Bool
+	done       chan struct{}
+}
+
+// inward moves tailnet to Python until the peer ends.
+func (c *Conn) inward() {
+	defer close(c.inwardDone)
+	switch err := c.copyInward(); {
+	case err == io.EOF:
+		c.near.Shutdown(unix.SHUT_WR)
+	case err == errGone:
+	default: // recorded before Python can see the EOF, so that its question finds the answer
+		c.fail()
+		c.near.Close()
+	}
+}
+
+var errGone = errors.New("python has closed the connection")
+
+func (c *Conn) copyInward() error {
+	discard := false
+	for {
+		if err := c.far.AwaitReadable(); err != nil {
+			return err
+		}
+		buf := buffers.Get().(*[]byte)
+		n, err := c.far.Read(*buf)
+		c.received.Add(int64(n))
+		if n > 0 && !discard {
+			if _, werr := c.near.Write((*buf)[:n]); werr != nil {
+				if c.near.gone() {
+					buffers.Put(buf)
+					return errGone
+				}
+				discard = true // shutdown(SHUT_RD): what still comes is dropped, as the kernel's TCP does
+			}
+		}
+		buffers.Put(buf)
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// run pumps until both directions have ended and everything is delivered.
+func (c *Conn) run() {
+	defer close(c.done)
+	defer c.near.Close()
+	Go(c.inward)
+	if c.outward() {
+		c.linger()
+	}
+	c.far.Close()
+	c.near.Close() // frees an inward that waits for Python to read
+	<-c.inwardDone
+}
+
+// outward moves Python to tailnet; it returns true when all of it is in the
+// tailnet's hands and there is nothing more to wait for from Python.
+func (c *Conn) outward() bool {
+	for {
+		buf, n, err := c.near.chunk()
+		if err != nil { // EOF, or a reset because Python closed without reading everything
+			break
+		}
+		_, err = c.far.Write((*buf)[:n])
+		buffers.Put(buf)
+		if err != nil {
+			c.fail()
+			c.near.Shutdown(unix.SHUT_RD) // Python's next write fails
+			<-c.inwardDone                // it still delivers what the peer had sent before
+			return false
+		}
+	}
+	c.far.CloseWrite()
+	c.finSent.Store(true)
+	if !c.draining.Load() {
+		// Python half-closed, or closed. Also true, to the kernel, once inward has
+		// passed the peer's FIN on: then both directions have ended.
+		c.near.awaitGone()
+	}
+	return true
+}
+
+// linger waits until the peer has everything; while draining, also for its end.
+func (c *Conn) linger() {
+	deadline := time.Now().Add(lingerLimit)
+	last, since := c.received.Load(), time.Now()
+	for pause := time.Millisecond; time.Now().Before(deadline); pause = min(2*pause, 20*time.Millisecond) {
+		if c.far.Delivered() {
+			if !c.draining.Load() || c.near.gone() {
+				return
+			}
+			if n := c.received.Load(); n != last {
+				last, since = n, time.Now()
+			}
+			if time.Since(since) > quiet {
+				return
+			}
+		}
+		select {
+		case <-c.inwardDone:
+			if c.far.Delivered() {
+				return
+			}
+			time.Sleep(pause)
+		case <-time.After(pause):
+		}
+	}
+	c.far.Abort()
+}
+
+// drain makes Python's end look closed for writing, so that what it has written
+// goes out, followed by a FIN.
+func (c *Conn) drain() {
+	c.draining.Store(true)
+	c.near.Shutdown(unix.SHUT_RD)
+	if c.finSent.Load() { // outward may be in awaitGone; either it saw draining or we see finSent
+		c.near.file.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+func (c *Conn) abort() {
+	c.fail()
+	c.far.Abort()
+	c.near.Close()
+}
+
+func (c *Conn) fail() { resets.add(c.ID) }
+
+// Conns are the open connections of a node.
+type Conns struct {
+	mu     sync.Mutex
+	m      map[*Conn]struct{}
+	closed bool
+}
+
+// NewID numbers a connection, across all nodes.
+func NewID() uint64 { return handles.Add(1) }
+
+// Start pumps between far and near until both end. It takes ownership of both, and
+// returns false, with far aborted, where the node is closing.
+func (s *Conns) start(id uint64, far Far, near *near) bool {
+	c := &Conn{ID: id, far: far, near: near, inwardDone: make(chan struct{}), done: make(chan struct{})}
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		far.Abort()
+		near.Close()
+		return false
+	}
+	if s.m == nil {
+		s.m = map[*Conn]struct{}{}
+	}
+	s.m[c] = struct{}{}
+	s.mu.Unlock()
+	Go(func() {
+		defer func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			delete(s.m, c)
+		}()
+		c.run()
+	})
+	return true
+}
+
+// Len returns how many connections are open.
+func (s *Conns) Len() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.m)
+}
+
+// Drain refuses new connections and lets the open ones deliver what was written and
+// see their peer's end, until limit has passed; then it aborts the rest. It reports
+// whether none had to be.
+func (s *Conns) Drain(limit time.Duration) bool {
+	s.mu.Lock()
+	s.closed = true
+	var open []*Conn
+	for c := range s.m {
+		open = append(open, c)
+	}
+	s.mu.Unlock()
+	for _, c := range open {
+		c.drain()
+	}
+	timeout := time.After(limit)
+	drained := true
+	for _, c := range open {
+		select {
+		case <-c.done:
+			continue
+		default:
+		}
+		if drained {
+			select {
+			case <-c.done:
+				continue
+			case <-timeout:
+				drained = false
+			}
+		}
+		c.abort()
+	}
+	return drained
+}
+
+// resets remembers the connections that were aborted: a unix socket alone would show
+// Python a clean EOF, and hide that a transfer was cut off.
+var resets = memory{limit: 16384}
+
+// WasReset reports whether the connection was aborted. Only the latest are known;
+// Python asks at the EOF, that is at once.
+func WasReset(id uint64) bool { return resets.has(id) }
+
+type memory struct {
+	mu    sync.Mutex
+	limit int
+	m     map[uint64]struct{}
+	order []uint64
+}
+
+func (r *memory) add(id uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.m == nil {
+		r.m = map[uint64]struct{}{}
+	}
+	if _, ok := r.m[id]; ok {
+		return
+	}
+	if len(r.order) == r.limit {
+		delete(r.m, r.order[0])
+		r.order = r.order[1:]
+	}
+	r.m[id], r.order = struct{}{}, append(r.order, id)
+}
+
+func (r *memory) has(id uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.m[id]
+	return ok
+}

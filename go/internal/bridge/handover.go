@@ -1,0 +1,124 @@
+package bridge
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tailnet/internal/fault"
+)
+
+// Dialed hands a dialed connection over: it returns Python's end of a socket pair
+// whose other end is named after the peer, as an accepted one is.
+func (s *Conns) Dialed(id uint64, far Far, peer netip.AddrPort) (fd int, err error) {
+	near, fd, err := newPair()
+	if err != nil {
+		far.Abort()
+		return -1, fault.New(fault.Internal, "no socket pair for a connection: %v", err)
+	}
+	near.raw.Control(func(fd uintptr) { bindName(int(fd), newNonce(), id, peer) }) // nameless is fine
+	if !s.start(id, far, near) {
+		unix.Close(fd)
+		return -1, fault.New(fault.Closed, "the node was closed while dialing %v", peer)
+	}
+	return fd, nil
+}
+
+// An Acceptor hands connections to the listening unix socket at a path.
+type Acceptor struct {
+	conns   *Conns
+	file    int    // O_PATH, or -1
+	dial    string // what to connect to
+	nonce   string // makes our names unguessable, so that nobody can take them before us
+	backlog int64
+	waiting atomic.Int64
+	closed  chan struct{}
+	isShut  atomic.Bool
+}
+
+// NewAcceptor opens the socket file at path. At most backlog connections wait here
+// when Python's own queue is full.
+func NewAcceptor(conns *Conns, path string, backlog int) (*Acceptor, error) {
+	file, dial, err := openSocketFile(path)
+	if err != nil {
+		return nil, fault.New(fault.Argument, "cannot open the listening socket %s: %v", path, err)
+	}
+	return &Acceptor{conns: conns, file: file, dial: dial, nonce: newNonce(),
+		backlog: int64(max(backlog, 1)), closed: make(chan struct{})}, nil
+}
+
+// Full reports whether a new connection must be refused.
+func (a *Acceptor) Full() bool { return a.isShut.Load() || a.waiting.Load() >= a.backlog }
+
+// HandOver gives far to Python, waiting while its queue is full; far is aborted
+// where it cannot be.
+func (a *Acceptor) HandOver(far Far, peer netip.AddrPort) {
+	a.waiting.Add(1)
+	defer a.waiting.Add(-1)
+	id := NewID()
+	// The kernel does not tell when a full queue has room again, so ask: soon at
+	// first, because a busy server accepts all the time.
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		fd, err := a.connect(id, peer)
+		if err == nil {
+			near, err := newNear(fd)
+			if err != nil {
+				far.Abort()
+				return
+			}
+			a.conns.start(id, far, near)
+			return
+		}
+		if err != unix.EAGAIN || a.isShut.Load() { // the listening socket is gone
+			far.Abort()
+			return
+		}
+		select {
+		case <-a.closed:
+		case <-time.After(pause):
+		}
+	}
+}
+
+func (a *Acceptor) connect(id uint64, peer netip.AddrPort) (int, error) {
+	fd, err := socket()
+	if err != nil {
+		return -1, err
+	}
+	if err := bindName(fd, a.nonce, id, peer); err == unix.EADDRINUSE {
+		bindName(fd, newNonce(), id, peer) // someone sits on our name; and nameless is better than not at all
+	}
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: a.dial}); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// Close refuses what comes from now on, and what waits. It may be called twice.
+func (a *Acceptor) Close() {
+	if !a.isShut.CompareAndSwap(false, true) {
+		return
+	}
+	close(a.closed)
+	// A HandOver may be between its check and its connect; the file must stay until
+	// it is through.
+	Go(func() {
+		for a.waiting.Load() > 0 {
+			time.Sleep(time.Millisecond)
+		}
+		if a.file >= 0 {
+			unix.Close(a.file)
+		}
+	})
+}
+
+func newNonce() string {
+	var b [8]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}

@@ -1,0 +1,143 @@
+package bridge
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// A pumped message is at most this long. 64 KiB with a 1 MiB send buffer was the
+// best of what was measured (facts-go-in-python, section 5).
+const (
+	bufferSize = 64 << 10
+	sendBuffer = 1 << 20
+)
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
+
+// near is our end of a unix stream socket whose other end is Python's. The
+// runtime's poller waits on it: no goroutine that waits here holds a thread, or a
+// buffer.
+type near struct {
+	file *os.File
+	raw  syscall.RawConn
+}
+
+// newNear takes ownership of a non-blocking fd.
+func newNear(fd int) (*near, error) {
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer) // capped by wmem_max; not needed to work
+	f := os.NewFile(uintptr(fd), "python")
+	raw, err := f.SyscallConn()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &near{f, raw}, nil
+}
+
+// newPair returns our end and the number of Python's end of a new socket pair.
+func newPair() (*near, int, error) {
+	fds, err := socketpair()
+	if err != nil {
+		return nil, -1, err
+	}
+	n, err := newNear(fds[0])
+	if err != nil {
+		unix.Close(fds[1])
+		return nil, -1, err
+	}
+	return n, fds[1], nil
+}
+
+// chunk waits until Python has sent something, and only then takes a buffer: it
+// returns a pooled buffer and how much of it is filled, or io.EOF.
+func (n *near) chunk() (*[]byte, int, error) {
+	var buf *[]byte
+	var count int
+	var err error
+	waitErr := n.raw.Read(func(fd uintptr) bool {
+		buf = buffers.Get().(*[]byte)
+		count, err = retry(func() (int, error) { return unix.Read(int(fd), *buf) })
+		if err == unix.EAGAIN {
+			buffers.Put(buf)
+			return false
+		}
+		return true
+	})
+	if err = errors.Join(waitErr, err); err == nil && count == 0 {
+		err = io.EOF
+	}
+	if err != nil && buf != nil && waitErr == nil {
+		buffers.Put(buf)
+	}
+	return buf, count, err
+}
+
+// Write sends all of b. MSG_NOSIGNAL, because a program that sets SIGPIPE to its
+// default after loading us would otherwise die here (facts-go-in-python, section 2).
+func (n *near) Write(b []byte) (int, error) {
+	return n.send(b, nil)
+}
+
+// send writes all of b; oob rides on the first byte.
+func (n *near) send(b, oob []byte) (done int, err error) {
+	waitErr := n.raw.Write(func(fd uintptr) bool {
+		for done < len(b) {
+			var k int
+			k, err = retry(func() (int, error) { return unix.SendmsgN(int(fd), b[done:], oob, nil, unix.MSG_NOSIGNAL) })
+			if err == unix.EAGAIN {
+				err = nil
+				return false
+			}
+			if err != nil {
+				return true
+			}
+			done, oob = done+k, nil
+		}
+		return true
+	})
+	return done, errors.Join(waitErr, err)
+}
+
+// awaitGone returns when Python has closed its end altogether. A half-close is not
+// that: the kernel reports a hang-up only when both directions are shut.
+func (n *near) awaitGone() {
+	n.raw.Read(func(fd uintptr) bool { return hungUp(int(fd)) })
+}
+
+// gone reports whether Python has closed its end altogether.
+func (n *near) gone() (gone bool) {
+	if err := n.raw.Control(func(fd uintptr) { gone = hungUp(int(fd)) }); err != nil {
+		return true
+	}
+	return gone
+}
+
+// Shutdown is shutdown(2). With SHUT_RD what Python has written so far can still be
+// read, then comes EOF; and Python can write no more.
+func (n *near) Shutdown(how int) {
+	n.raw.Control(func(fd uintptr) { unix.Shutdown(int(fd), how) })
+}
+
+func (n *near) Close() error { return n.file.Close() }
+
+func hungUp(fd int) bool {
+	p := []unix.PollFd{{Fd: int32(fd)}}
+	_, err := retry(func() (int, error) { return unix.Poll(p, 0) })
+	return err != nil || p[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
+}
+
+// retry repeats a system call that a signal interrupted; the runtime's preemption
+// signals do that.
+func retry(f func() (int, error)) (int, error) {
+	for {
+		n, err := f()
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
+}

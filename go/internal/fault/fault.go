@@ -1,0 +1,70 @@
+// Package fault is the error that crosses the C boundary: a code of tailnet.h and
+// what a person needs to know. exports.go checks the codes against the header.
+package fault
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Code is a return code of tailnet.h.
+type Code int32
+
+const (
+	OK      Code = 0
+	Pending Code = 7001
+
+	Argument            Code = 7002
+	Internal            Code = 7003
+	Handle              Code = 7004
+	Config              Code = 7005
+	Auth                Code = 7006
+	LoginRequired       Code = 7007
+	ApprovalRequired    Code = 7008
+	Connect             Code = 7009
+	NotRunning          Code = 7010
+	Timeout             Code = 7011
+	Dial                Code = 7012
+	Refused             Code = 7013
+	Unreachable         Code = 7014
+	Name                Code = 7015
+	AddressInUse        Code = 7016
+	AddressNotAvailable Code = 7017
+	StateLocked         Code = 7018
+	Unsupported         Code = 7019
+	Closed              Code = 7020
+	NotFound            Code = 7021
+	Reset               Code = 7022
+)
+
+// Error is the "error" document of tailnet.h.
+type Error struct {
+	Code       Code    `json:"code"`
+	Message    string  `json:"message"`
+	URL        string  `json:"url,omitempty"`         // LoginRequired: where the person must go
+	RetryAfter float64 `json:"retry_after,omitempty"` // Connect: seconds the control server asked for
+	Errno      int     `json:"errno,omitempty"`       // Dial: the errno of the nearest system error
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// New returns an *Error with a formatted message.
+func New(code Code, format string, args ...any) *Error {
+	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+// Of returns err as an *Error; one that is none of ours is Internal, because
+// whoever met it first should have given it a code.
+func Of(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return New(Internal, "unexpected error: %v", err)
+}
+
+// Is reports whether err carries the code.
+func Is(err error, code Code) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Code == code
+}

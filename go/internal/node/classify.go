@@ -1,0 +1,115 @@
+package node
+
+import (
+	"context"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"tailscale.com/client/local"
+	"tailscale.com/health"
+	"tailscale.com/ipn"
+
+	"tailnet/internal/fault"
+)
+
+/*
+What is seen on the IPN bus while a node joins, and what it means (design, section 4):
+
+	ErrMessage, "tailnet requires logging"            Unsupported
+	ErrMessage, rate limited (HTTP 429)               Connect, with retry_after
+	ErrMessage, any other                             Auth: it is control's answer to a registration
+	health login-state, HTTP 400/401/403 at register  Auth: headscale says it this way
+	health login-state, any other error               Connect, with that cause
+	NeedsLogin with a URL                             LoginRequired
+	NeedsMachineAuth that stays                       ApprovalRequired
+	NeedsLogin or NeedsMachineAuth for a moment       nothing: every start passes through them
+	Running                                           up
+
+The bus says nothing at all about a control server that does not answer; awaitRunning
+has a timer for that.
+*/
+
+// approvalGrace: NeedsMachineAuth shows for a moment in ordinary starts too.
+const approvalGrace = time.Second
+
+// progress is what the bus has said so far.
+type progress struct {
+	state      ipn.State
+	url        string // where a person can log in
+	loginKnown string // the URL the caller knows about already
+	errMessage string
+	loginError string // health's login-state
+}
+
+type busWatcher interface {
+	WatchIPNBus(context.Context, ipn.NotifyWatchOpt) (*local.IPNBusWatcher, error)
+}
+
+// note takes a notification in. Absent fields mean "as before"; health comes whole.
+func (p *progress) note(n ipn.Notify) {
+	if n.State != nil {
+		p.state = *n.State
+	}
+	if n.BrowseToURL != nil && *n.BrowseToURL != "" {
+		p.url = *n.BrowseToURL
+	}
+	if n.LoginFinished != nil {
+		p.url = ""
+	}
+	if n.ErrMessage != nil {
+		p.errMessage = *n.ErrMessage
+	}
+	if n.Health != nil {
+		p.loginError = n.Health.Warnings[health.LoginStateWarnable.Code].Args[health.ArgError]
+	}
+}
+
+func (p *progress) waitsForPerson() bool {
+	return p.state == ipn.NeedsMachineAuth || p.state == ipn.NeedsLogin && p.url != ""
+}
+
+// decide applies the table. While a person is awaited, what cannot be reached may
+// come back, and the URL the caller knows decides nothing.
+func (p *progress) decide(c *Config, waitForPerson bool) (running bool, _ *fault.Error) {
+	switch {
+	case p.state == ipn.Running:
+		return true, nil
+	case strings.Contains(p.errMessage, "requires logging to be enabled"):
+		return false, fault.New(fault.Unsupported, "this tailnet admits only nodes that send their logs to Tailscale; set log_upload=True")
+	case strings.Contains(p.errMessage, "rate limited"):
+		e := fault.New(fault.Connect, "%s: %s", c.controlName(), p.errMessage)
+		e.RetryAfter = retryAfter(p.errMessage)
+		return false, e
+	case p.errMessage != "":
+		return false, fault.New(fault.Auth, "%s refused node %q: %s", c.controlName(), c.Hostname, p.errMessage)
+	case refusedRegistration.MatchString(p.loginError):
+		return false, fault.New(fault.Auth, "%s refused node %q: %s", c.controlName(), c.Hostname, p.loginError)
+	case p.loginError != "" && !waitForPerson:
+		return false, fault.New(fault.Connect, "cannot reach %s: %s", c.controlName(), p.loginError)
+	case p.state == ipn.NeedsLogin && p.url != "" && !(waitForPerson && p.url == p.loginKnown):
+		e := fault.New(fault.LoginRequired, "node %q has no usable auth key; a person must log in at %s", c.Hostname, p.url)
+		e.URL = p.url
+		return false, e
+	}
+	return false, nil
+}
+
+// An answer of control to a registration that trying again will not change.
+var refusedRegistration = regexp.MustCompile(`^register request: http (400|401|403)\b`)
+
+var retryAfterText = regexp.MustCompile(`retry after (\S+?)[).]*$`)
+
+// retryAfter reads the delay out of Tailscale's text, the only place it is in.
+func retryAfter(text string) float64 {
+	if m := retryAfterText.FindStringSubmatch(text); m != nil {
+		if d, err := time.ParseDuration(m[1]); err == nil {
+			return d.Seconds()
+		}
+		if s, err := strconv.ParseFloat(m[1], 64); err == nil {
+			return s
+		}
+	}
+	return 0
+}

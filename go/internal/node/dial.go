@@ -1,0 +1,180 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+
+	"golang.org/x/net/dns/dnsmessage"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"tailscale.com/ipn"
+	"tailscale.com/net/tsaddr"
+
+	"tailnet/internal/bridge"
+	"tailnet/internal/fault"
+)
+
+/*
+tsnet's Dial sends what is no tailnet address out through the host's network, and
+asks the host's resolver for names it does not know. Here a name is resolved by the
+tailnet's DNS, the address is checked to be a peer's (or routed by one), and then
+that very address is dialed, through the netstack.
+*/
+
+func (e *embedded) dial(ctx context.Context, addr Address) (_ bridge.Far, local, remote netip.AddrPort, err error) {
+	s, err := e.running()
+	if err != nil {
+		return nil, local, remote, err
+	}
+	dialer := s.ts.Sys().Dialer.Get()
+	ip, err := e.resolve(ctx, s, addr.Host)
+	var c net.Conn
+	switch {
+	case err == nil && dialer.UseNetstackForIP(ip):
+		remote = netip.AddrPortFrom(ip, addr.Port)
+		c, err = dialer.NetstackDialTCP(ctx, remote)
+	case e.cfg.AllowHostNetwork && (err == nil || fault.Is(err, fault.Name)):
+		c, err = dialer.UserDial(ctx, "tcp", addr.String())
+	case err == nil:
+		return nil, local, remote, e.noRoute(ctx, s, addr, ip)
+	}
+	if err != nil {
+		return nil, local, remote, e.dialError(ctx, s, addr, err)
+	}
+	far, err := newFar(c)
+	if err != nil {
+		c.Close()
+		return nil, local, remote, err
+	}
+	return far, addrPort(c.LocalAddr()), addrPort(c.RemoteAddr()), nil
+}
+
+func (e *embedded) noRoute(ctx context.Context, s *server, addr Address, ip netip.Addr) error {
+	if err := s.notRunning(ctx); err != nil {
+		return err
+	}
+	f := fault.New(fault.Unreachable, "cannot dial %v: %v is not on the tailnet, and no peer routes to it; "+
+		"allow_host_network=True would dial it over this host's network", addr, ip)
+	f.Errno = int(syscall.EHOSTUNREACH)
+	return f
+}
+
+// notRunning says why a node that was up no longer is.
+func (s *server) notRunning(ctx context.Context) error {
+	st, err := s.local.StatusWithoutPeers(ctx)
+	if err != nil || st.BackendState == ipn.Running.String() {
+		return nil
+	}
+	if st.BackendState == ipn.NeedsLogin.String() {
+		return fault.New(fault.Auth, "node %q is no longer logged in: its key has expired or was removed; extend it in the admin console, or join again", s.self.Hostname)
+	}
+	return fault.New(fault.Connect, "node %q is %s, not Running", s.self.Hostname, st.BackendState)
+}
+
+// The errors of gonet carry gVisor's text and no errno; the texts are taken from the
+// values themselves, so that an upgrade cannot make them drift.
+var dialErrnos = map[string]struct {
+	code  fault.Code
+	errno syscall.Errno
+}{
+	(&tcpip.ErrConnectionRefused{}).String():  {fault.Refused, syscall.ECONNREFUSED},
+	(&tcpip.ErrConnectionReset{}).String():    {fault.Refused, syscall.ECONNRESET},
+	(&tcpip.ErrConnectionAborted{}).String():  {fault.Dial, syscall.ECONNABORTED},
+	(&tcpip.ErrHostUnreachable{}).String():    {fault.Unreachable, syscall.EHOSTUNREACH},
+	(&tcpip.ErrNetworkUnreachable{}).String(): {fault.Unreachable, syscall.ENETUNREACH},
+	(&tcpip.ErrHostDown{}).String():           {fault.Unreachable, syscall.EHOSTDOWN},
+	(&tcpip.ErrTimeout{}).String():            {fault.Unreachable, syscall.ETIMEDOUT},
+	(&tcpip.ErrBadLocalAddress{}).String():    {fault.Dial, syscall.EADDRNOTAVAIL},
+	(&tcpip.ErrNoPortAvailable{}).String():    {fault.Dial, syscall.EADDRNOTAVAIL},
+	(&tcpip.ErrNoBufferSpace{}).String():      {fault.Dial, syscall.ENOBUFS},
+}
+
+func (e *embedded) dialError(ctx context.Context, s *server, addr Address, err error) error {
+	var f *fault.Error
+	if errors.As(err, &f) || ctx.Err() != nil {
+		return err
+	}
+	if err := s.notRunning(ctx); err != nil {
+		return err
+	}
+	cause := err
+	var op *net.OpError
+	if errors.As(err, &op) {
+		cause = op.Err
+	}
+	f = fault.New(fault.Dial, "cannot dial %v: %v", addr, cause)
+	var errno syscall.Errno
+	if errors.As(err, &errno) { // over the host's network
+		f.Errno = int(errno)
+		if errno == syscall.ECONNREFUSED {
+			f.Code = fault.Refused
+		}
+	} else if known, ok := dialErrnos[cause.Error()]; ok {
+		f.Code, f.Errno = known.code, int(known.errno)
+	}
+	if f.Errno == 0 {
+		f.Errno = int(syscall.EIO)
+	}
+	return f
+}
+
+// resolve finds the address of a host: an IP address, or a name of the tailnet.
+func (e *embedded) resolve(ctx context.Context, s *server, host string) (netip.Addr, error) {
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return ip.Unmap(), nil
+	}
+	name := strings.ToLower(strings.TrimSuffix(host, "."))
+	ip, generation := e.cache.name(name)
+	if ip.IsValid() {
+		return ip, nil
+	}
+	full := name
+	if !strings.Contains(name, ".") {
+		if _, suffix, ok := strings.Cut(s.self.FQDN, "."); ok {
+			full = name + "." + suffix
+		}
+	}
+	for _, kind := range []string{"A", "AAAA"} {
+		answer, _, err := s.local.QueryDNS(ctx, full+".", kind)
+		if ctx.Err() != nil {
+			return netip.Addr{}, ctx.Err()
+		}
+		if err != nil {
+			continue
+		}
+		if ip := firstAddr(answer); ip.IsValid() {
+			if tsaddr.IsTailscaleIP(ip) { // others have lifetimes of their own
+				e.cache.setName(name, ip, generation)
+			}
+			return ip, nil
+		}
+	}
+	return netip.Addr{}, fault.New(fault.Name, "the tailnet knows no machine or name %q", host)
+}
+
+func firstAddr(answer []byte) netip.Addr {
+	var m dnsmessage.Message
+	if m.Unpack(answer) != nil {
+		return netip.Addr{}
+	}
+	for _, r := range m.Answers {
+		switch b := r.Body.(type) {
+		case *dnsmessage.AResource:
+			return netip.AddrFrom4(b.A)
+		case *dnsmessage.AAAAResource:
+			return netip.AddrFrom16(b.AAAA)
+		}
+	}
+	return netip.Addr{}
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		ap := t.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}

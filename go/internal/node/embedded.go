@@ -1,0 +1,254 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"tailscale.com/client/local"
+	"tailscale.com/ipn"
+	"tailscale.com/ipn/store/mem"
+	"tailscale.com/tsnet"
+	"tailscale.com/wgengine/netstack"
+
+	"tailnet/internal/bridge"
+	"tailnet/internal/fault"
+)
+
+// embedded is a node inside this process, by tsnet.
+type embedded struct {
+	cfg *Config
+	log *logger
+
+	mu     sync.Mutex
+	server *server // nil before up; a pending one while a person must act
+	ports  ports
+	cache  cache
+}
+
+func newEmbedded(c *Config) *embedded { return &embedded{cfg: c, log: newLogger(c)} }
+
+// server is one life of a tsnet.Server, with what must be undone after it.
+type server struct {
+	ts      *tsnet.Server
+	local   *local.Client
+	stack   *netstack.Impl
+	lock    *os.File // holds the state directory
+	scratch string   // a temporary directory of ours, or ""
+	self    *Identity
+
+	ctx    context.Context // ends before tsnet is closed: its Close takes 5 s while a watcher is open
+	cancel context.CancelFunc
+}
+
+// timeWait replaces gVisor's 60 s: endpoints in TIME_WAIT are what makes tsnet's
+// Close hang from 512 of them on, and what holds memory after thousands of short
+// connections (facts-tsnet, section 8). One second still covers late segments of
+// any path a tailnet has.
+const timeWait = time.Second
+
+// start makes a server that tries to log in. It holds the state directory.
+func (e *embedded) start(ctx context.Context) (_ *server, err error) {
+	s := &server{}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			s.release()
+		}
+	}()
+	s.ts = &tsnet.Server{
+		Dir:           e.cfg.StateDir,
+		Hostname:      e.cfg.Hostname,
+		AuthKey:       e.cfg.AuthKey,
+		ClientSecret:  e.cfg.ClientSecret,
+		Ephemeral:     e.cfg.Ephemeral,
+		ControlURL:    e.cfg.ControlURL,
+		Port:          e.cfg.Port,
+		AdvertiseTags: e.cfg.Tags,
+		UserLogf:      e.log.at("info"),
+		Logf:          e.log.at("debug"),
+	}
+	if e.cfg.StateDir == "" {
+		if s.scratch, err = os.MkdirTemp("", "tailnet-"); err != nil {
+			return nil, fault.New(fault.Config, "state_dir: no temporary directory for an ephemeral node: %v", err)
+		}
+		s.ts.Dir = s.scratch
+		if s.ts.Store, err = mem.New(e.log.at("debug"), ""); err != nil {
+			return nil, fault.New(fault.Internal, "state in memory: %v", err)
+		}
+	} else if s.lock, err = lockState(e.cfg.StateDir); err != nil {
+		return nil, err
+	}
+	started := make(chan error, 1)
+	bridge.Go(func() { started <- s.ts.Start() }) // with a client secret it asks the vendor's API, with no limit
+	select {
+	case err = <-started:
+	case <-ctx.Done():
+		// Start cannot be cancelled and must not race Close: clean up when it is through.
+		abandoned := *s
+		bridge.Go(func() {
+			<-started
+			abandoned.stop()
+		})
+		s.lock, s.scratch = nil, ""
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		return nil, startError(e.cfg, e.log, err)
+	}
+	if s.local, err = s.ts.LocalClient(); err != nil {
+		return nil, fault.New(fault.Internal, "no LocalAPI: %v", err)
+	}
+	var ok bool
+	if s.stack, ok = s.ts.Sys().Netstack.Get().(*netstack.Impl); !ok {
+		return nil, fault.New(fault.Internal, "tsnet runs without its netstack")
+	}
+	opt := tcpip.TCPTimeWaitTimeoutOption(timeWait)
+	s.stack.SetTransportProtocolOption(header.TCPProtocolNumber, &opt)
+	s.ts.RegisterFallbackTCPHandler(e.accept)
+	return s, nil
+}
+
+// lockState takes the state directory for this node: nothing in tsnet stops two from
+// coming up with one identity (facts-tsnet, section 2h). It also reads the state, as
+// a Start that fails on it leaks the engine it has built.
+func lockState(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fault.New(fault.Config, "state_dir: cannot create %s: %v", dir, err)
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "tailnet.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fault.New(fault.Config, "state_dir: cannot write to %s: %v", dir, err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		lock.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fault.New(fault.StateLocked, "state directory %s is held by another node, in this or another process; "+
+				"close that one, or give this one a hostname or state_dir of its own", dir)
+		}
+		return nil, fault.New(fault.Config, "state_dir: cannot lock %s: %v", dir, err)
+	}
+	state := filepath.Join(dir, "tailscaled.state")
+	if b, err := os.ReadFile(state); err == nil && len(b) > 0 && !json.Valid(b) {
+		unlockState(lock)
+		return nil, fault.New(fault.Config, "state_dir: %s is corrupt; restore it, or remove it to join as a new machine", state)
+	} else if err != nil && !errors.Is(err, os.ErrNotExist) {
+		unlockState(lock)
+		return nil, fault.New(fault.Config, "state_dir: cannot read %s: %v", state, err)
+	}
+	return lock, nil
+}
+
+// unlockState unlocks by word: a forked child may still hold the open file.
+func unlockState(lock *os.File) {
+	unix.Flock(int(lock.Fd()), unix.LOCK_UN)
+	lock.Close()
+}
+
+// stopLimit bounds tsnet's Close, which can block for good (facts-tsnet, section 8).
+const stopLimit = 3 * time.Second
+
+// stop ends a server that was started, and gives the directory back.
+func (s *server) stop() {
+	s.cancel()
+	closed := make(chan struct{})
+	bridge.Go(func() {
+		defer close(closed)
+		s.ts.Close()
+	})
+	select {
+	case <-closed:
+	case <-time.After(stopLimit):
+		bridge.Logf("tsnet did not close within %v", stopLimit)
+	}
+	s.release()
+}
+
+func (s *server) release() {
+	if s.lock != nil {
+		unlockState(s.lock)
+		s.lock = nil
+	}
+	if s.scratch != "" {
+		os.RemoveAll(s.scratch)
+		s.scratch = ""
+	}
+}
+
+// running returns the server of a node that has joined.
+func (e *embedded) running() (*server, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.server == nil || e.server.self == nil {
+		return nil, fault.New(fault.Closed, "the node has not joined the tailnet, or has left it")
+	}
+	return e.server, nil
+}
+
+func (e *embedded) close() {
+	e.mu.Lock()
+	s := e.server
+	e.server = nil
+	e.mu.Unlock()
+	if s != nil {
+		s.stop()
+	}
+}
+
+func (e *embedded) status(ctx context.Context) (json.RawMessage, error) {
+	s, err := e.running()
+	if err != nil {
+		return nil, err
+	}
+	st, err := s.local.Status(ctx)
+	if err != nil {
+		return nil, fault.New(fault.Internal, "status: %v", err)
+	}
+	return json.Marshal(st)
+}
+
+// settle gives a node that has joined its preferences. tsnet replaces all of them at
+// every start, and a serve configuration of an earlier run may still be on disk.
+func (s *server) settle(ctx context.Context, c *Config) error {
+	if err := s.local.SetServeConfig(ctx, new(ipn.ServeConfig)); err != nil {
+		return fault.New(fault.Internal, "clearing the serve configuration: %v", err)
+	}
+	prefs := &ipn.MaskedPrefs{
+		Prefs:                ipn.Prefs{RouteAll: c.AcceptRoutes, AdvertiseRoutes: c.routes},
+		RouteAllSet:          true,
+		AdvertiseRoutesSet:   true,
+		AdvertiseServicesSet: true,
+	}
+	if c.ExitNode != "" {
+		st, err := s.local.Status(ctx)
+		if err != nil {
+			return fault.New(fault.Internal, "status: %v", err)
+		}
+		if err := prefs.Prefs.SetExitNodeIP(c.ExitNode, st); err != nil {
+			return fault.New(fault.Config, "exit_node: %v", err)
+		}
+		prefs.ExitNodeIDSet, prefs.ExitNodeIPSet = true, true
+	}
+	if _, err := s.local.EditPrefs(ctx, prefs); err != nil {
+		return fault.New(fault.Config, "routes or exit node: %v", err)
+	}
+	return nil
+}
+
+// ownAddr reports whether ip is an address of this node.
+func (s *server) ownAddr(ip netip.Addr) bool {
+	for _, own := range s.self.IPs {
+		if own == ip {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,139 @@
+package node
+
+import (
+	"io"
+	"net"
+	"reflect"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"tailscale.com/envknob"
+
+	"tailnet/internal/bridge"
+	"tailnet/internal/fault"
+)
+
+// stackConn is a connection of the netstack.
+type stackConn struct {
+	*gonet.TCPConn
+	ep tcpip.Endpoint
+}
+
+// gonet keeps the endpoint to itself, and with it what net.Conn has no word for:
+// resetting, keepalive on dialed connections, whether our FIN was acknowledged. This
+// is the one place that reaches through; TestEndpoint fails when an upgrade moves it.
+var endpointOffset = func() uintptr {
+	f, ok := reflect.TypeFor[gonet.TCPConn]().FieldByName("ep")
+	if !ok || f.Type != reflect.TypeFor[tcpip.Endpoint]() {
+		return 0
+	}
+	return f.Offset
+}()
+
+// newFar takes a connection of the netstack, or with allow_host_network of the
+// kernel.
+func newFar(c net.Conn) (bridge.Far, error) {
+	switch c := c.(type) {
+	case *gonet.TCPConn:
+		if endpointOffset == 0 {
+			return nil, fault.New(fault.Internal, "gonet.TCPConn is not as this version knows it")
+		}
+		s := &stackConn{c, *(*tcpip.Endpoint)(unsafe.Add(unsafe.Pointer(c), endpointOffset))}
+		s.keepAlive()
+		return s, nil
+	case *net.TCPConn:
+		return kernelConn{c}, nil
+	}
+	return nil, fault.New(fault.Internal, "no way to carry a %T", c)
+}
+
+// A peer that is gone without a word is given up after two minutes, idle or not, on
+// dialed and accepted connections alike; gVisor's own defaults are two hours and a
+// quarter of one. The environment variables are Tailscale's.
+var (
+	keepIdle     = envknob.RegisterDuration("TS_NETSTACK_KEEPALIVE_IDLE")
+	keepInterval = envknob.RegisterDuration("TS_NETSTACK_KEEPALIVE_INTERVAL")
+)
+
+const keepCount = 4
+
+func (c *stackConn) keepAlive() {
+	idle, interval := keepIdle(), keepInterval()
+	if idle <= 0 {
+		idle = time.Minute
+	}
+	if interval <= 0 {
+		interval = 15 * time.Second
+	}
+	idleOpt, intervalOpt := tcpip.KeepaliveIdleOption(idle), tcpip.KeepaliveIntervalOption(interval)
+	userTimeout := tcpip.TCPUserTimeoutOption(idle + keepCount*interval)
+	c.ep.SetSockOpt(&idleOpt)
+	c.ep.SetSockOpt(&intervalOpt)
+	c.ep.SetSockOpt(&userTimeout)
+	c.ep.SetSockOptInt(tcpip.KeepaliveCountOption, keepCount)
+	c.ep.SocketOptions().SetKeepAlive(true)
+}
+
+// AwaitReadable reads into nothing: gonet then waits like any Read, and when there is
+// data the endpoint refuses the empty buffer, taking nothing from it.
+func (c *stackConn) AwaitReadable() error {
+	_, err := c.TCPConn.Read(nil)
+	if op, ok := err.(*net.OpError); ok && op.Err.Error() == badBuffer {
+		return nil
+	}
+	return err
+}
+
+var badBuffer = (&tcpip.ErrBadBuffer{}).String()
+
+func (c *stackConn) Delivered() bool {
+	switch tcp.EndpointState(c.ep.State()) {
+	case tcp.StateFinWait2, tcp.StateTimeWait, tcp.StateClose, tcp.StateError:
+		return true
+	}
+	return false
+}
+
+// Abort resets by closing with a linger of zero, as in the kernel.
+func (c *stackConn) Abort() {
+	c.ep.SocketOptions().SetLinger(tcpip.LingerOption{Enabled: true})
+	c.ep.Close()
+}
+
+// kernelConn is a connection of this host.
+type kernelConn struct{ *net.TCPConn }
+
+func (c kernelConn) AwaitReadable() error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var n int
+	var peekErr error
+	waitErr := raw.Read(func(fd uintptr) bool {
+		var b [1]byte
+		n, _, peekErr = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		return peekErr != syscall.EAGAIN && peekErr != syscall.EINTR
+	})
+	switch {
+	case waitErr != nil:
+		return waitErr
+	case peekErr != nil:
+		return peekErr
+	case n == 0:
+		return io.EOF
+	}
+	return nil
+}
+
+// Delivered: the kernel delivers after close(2) by itself.
+func (c kernelConn) Delivered() bool { return true }
+
+func (c kernelConn) Abort() {
+	c.SetLinger(0)
+	c.Close()
+}

@@ -1,0 +1,101 @@
+package node
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"tailnet/internal/bridge"
+)
+
+var levels = map[string]int{"debug": 0, "info": 1, "warning": 2, "error": 3}
+
+type logLine struct {
+	Time    float64 `json:"time"`
+	Node    string  `json:"node"`
+	Level   string  `json:"level"`
+	Message string  `json:"message"`
+}
+
+// logHub passes log lines to whoever listens; with nobody there they are gone.
+var logHub struct {
+	sync.Mutex
+	readers map[chan logLine]struct{}
+}
+
+// Logs is the stream of tailnet_logs.
+func Logs(s *bridge.Stream) {
+	lines := make(chan logLine, 256)
+	logHub.Lock()
+	if logHub.readers == nil {
+		logHub.readers = map[chan logLine]struct{}{}
+	}
+	logHub.readers[lines] = struct{}{}
+	logHub.Unlock()
+	defer func() {
+		logHub.Lock()
+		defer logHub.Unlock()
+		delete(logHub.readers, lines)
+	}()
+	for {
+		select {
+		case <-s.Context().Done():
+			return
+		case l := <-lines:
+			s.Send(l)
+		}
+	}
+}
+
+// secrets matches Tailscale's keys of every kind, wherever a line may carry one.
+var secrets = regexp.MustCompile(`tskey-[a-z]+-[A-Za-z0-9_-]+|(privkey|nodekey-priv|mkey-priv):[0-9a-f]+`)
+
+// A logger writes the lines of one node.
+type logger struct {
+	node   string
+	least  int
+	secret []string // of this node's configuration: control servers other than Tailscale's have keys of any form
+}
+
+func newLogger(c *Config) *logger {
+	l := &logger{node: c.Hostname, least: levels[c.LogLevel]}
+	for _, s := range []string{c.AuthKey, c.ClientSecret} {
+		if s != "" {
+			l.secret = append(l.secret, s)
+		}
+	}
+	return l
+}
+
+// at returns a printf of that level, for Tailscale's code.
+func (l *logger) at(level string) func(string, ...any) {
+	return func(format string, args ...any) {
+		if levels[level] < l.least {
+			return
+		}
+		Log(l.node, level, l.redact(strings.TrimRight(fmt.Sprintf(format, args...), "\n")))
+	}
+}
+
+// redact takes secrets out of text that came from elsewhere.
+func (l *logger) redact(text string) string {
+	for _, s := range l.secret {
+		text = strings.ReplaceAll(text, s, "[secret]")
+	}
+	return secrets.ReplaceAllString(text, "[secret]")
+}
+
+// Log writes one line; it never waits.
+func Log(node, level, message string) {
+	line := logLine{float64(time.Now().UnixMicro()) / 1e6, node, level, message}
+	logHub.Lock()
+	defer logHub.Unlock()
+	for r := range logHub.readers {
+		select {
+		case r <- line:
+		default:
+		}
+	}
+}

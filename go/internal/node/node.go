@@ -1,0 +1,253 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+
+	"tailnet/internal/bridge"
+	"tailnet/internal/fault"
+)
+
+// A backend is the way a node is on the tailnet. Its methods may take as long as
+// their context; the bridge runs them apart from Python.
+type backend interface {
+	// up joins, in one attempt.
+	up(ctx context.Context, args UpArgs) (*Identity, error)
+
+	// close leaves the tailnet; connections have been drained before.
+	close()
+
+	// listen makes connections to addr arrive at a.
+	listen(ctx context.Context, addr Address, a *bridge.Acceptor) (port uint16, stop func(), err error)
+
+	// dial connects to a name or address of the tailnet.
+	dial(ctx context.Context, addr Address) (far bridge.Far, local, remote netip.AddrPort, err error)
+
+	// whois answers from the cache alone where it may not wait.
+	whois(ctx context.Context, addr string, mayWait bool) (json.RawMessage, error)
+
+	status(ctx context.Context) (json.RawMessage, error)
+
+	// watch sends events until the stream ends.
+	watch(s *bridge.Stream)
+}
+
+// Identity is what control assigned; the reply of tailnet_node_up.
+type Identity struct {
+	Hostname   string       `json:"hostname"`
+	FQDN       string       `json:"fqdn"`
+	IPs        []netip.Addr `json:"ips"`
+	ControlURL string       `json:"control_url"`
+}
+
+// UpArgs are the arguments of tailnet_node_up.
+type UpArgs struct {
+	WaitForPerson bool   `json:"wait_for_person"`
+	KnownURL      string `json:"known_url"`
+}
+
+// Node is what a tailnet_handle of a node stands for.
+type Node struct {
+	backend backend
+	conns   bridge.Conns
+
+	ctx    context.Context // ends when the node closes; every operation is bounded by it
+	cancel context.CancelFunc
+
+	upMu sync.Mutex // one attempt at a time
+
+	mu        sync.Mutex
+	listeners map[*Listener]struct{}
+}
+
+// New makes a node that has not joined, and opens nothing.
+func New(c *Config) (*Node, error) {
+	n := &Node{listeners: map[*Listener]struct{}{}}
+	switch c.Backend {
+	case "embedded":
+		n.backend = newEmbedded(c)
+	default:
+		return nil, fault.New(fault.Unsupported, "backend %q is not built into this version; \"embedded\" is", c.Backend)
+	}
+	if err := c.Process.fix(); err != nil {
+		return nil, err
+	}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	return n, nil
+}
+
+// within bounds an operation by its caller and by the node.
+func (n *Node) within(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(n.ctx, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
+// closedOr replaces the error of an operation that the node's end cut short.
+func (n *Node) closedOr(err error) error {
+	if err != nil && n.ctx.Err() != nil {
+		return fault.New(fault.Closed, "the node was closed")
+	}
+	return err
+}
+
+// Up joins the tailnet, in one attempt.
+func (n *Node) Up(ctx context.Context, args UpArgs) (*Identity, error) {
+	n.upMu.Lock()
+	defer n.upMu.Unlock()
+	ctx, done := n.within(ctx)
+	defer done()
+	if err := ctx.Err(); err != nil {
+		return nil, n.closedOr(err)
+	}
+	id, err := n.backend.up(ctx, args)
+	return id, n.closedOr(err)
+}
+
+// Close drains for at most limit and leaves. Call it once.
+func (n *Node) Close(limit time.Duration) bool {
+	n.mu.Lock()
+	for l := range n.listeners {
+		l.close()
+	}
+	n.mu.Unlock()
+	drained := n.conns.Drain(limit)
+	n.cancel()
+	n.upMu.Lock() // an attempt under way ends first: tsnet's Close must not race its Start
+	defer n.upMu.Unlock()
+	n.backend.close()
+	return drained
+}
+
+// A Listener is what a tailnet_handle of a listener stands for.
+type Listener struct {
+	node *Node
+	IP   string `json:"ip"` // "" is every address of the node
+	Port uint16 `json:"port"`
+
+	acceptor *bridge.Acceptor
+	stop     func()
+	once     sync.Once
+}
+
+// Listen makes connections to address arrive at the unix socket at path.
+func (n *Node) Listen(ctx context.Context, address, path string, backlog int) (*Listener, error) {
+	addr, err := ParseAddress(address)
+	if err != nil {
+		return nil, err
+	}
+	ctx, done := n.within(ctx)
+	defer done()
+	acceptor, err := bridge.NewAcceptor(&n.conns, path, backlog)
+	if err != nil {
+		return nil, err
+	}
+	port, stop, err := n.backend.listen(ctx, addr, acceptor)
+	if err != nil {
+		acceptor.Close()
+		return nil, n.closedOr(err)
+	}
+	l := &Listener{node: n, IP: addr.Host, Port: port, acceptor: acceptor, stop: stop}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ctx.Err() != nil {
+		l.close()
+		return nil, fault.New(fault.Closed, "the node was closed")
+	}
+	n.listeners[l] = struct{}{}
+	return l, nil
+}
+
+// Close refuses new connections.
+func (l *Listener) Close() {
+	l.close()
+	l.node.mu.Lock()
+	defer l.node.mu.Unlock()
+	delete(l.node.listeners, l)
+}
+
+func (l *Listener) close() {
+	l.once.Do(func() {
+		l.stop()
+		l.acceptor.Close()
+	})
+}
+
+// Dialed is the reply of tailnet_dial.
+type Dialed struct {
+	Connection uint64         `json:"connection"`
+	Local      netip.AddrPort `json:"local"`
+	Remote     netip.AddrPort `json:"remote"`
+}
+
+// Dial connects, and returns Python's end of the connection too.
+func (n *Node) Dial(ctx context.Context, address string) (*Dialed, int, error) {
+	addr, err := ParseAddress(address)
+	if err != nil {
+		return nil, -1, err
+	}
+	if addr.Host == "" || addr.Port == 0 {
+		return nil, -1, fault.New(fault.Config, "cannot dial %q: want host:port, such as \"api:443\"", address)
+	}
+	ctx, done := n.within(ctx)
+	defer done()
+	far, local, remote, err := n.backend.dial(ctx, addr)
+	if err != nil {
+		return nil, -1, n.closedOr(err)
+	}
+	d := &Dialed{bridge.NewID(), local, remote}
+	fd, err := n.conns.Dialed(d.Connection, far, remote)
+	return d, fd, err
+}
+
+// WhoIs says who has an address. With mayWait false it answers from the cache, or nil.
+func (n *Node) WhoIs(ctx context.Context, addr string, mayWait bool) (json.RawMessage, error) {
+	ctx, done := n.within(ctx)
+	defer done()
+	doc, err := n.backend.whois(ctx, addr, mayWait)
+	return doc, n.closedOr(err)
+}
+
+// Status is Tailscale's ipnstate.Status.
+func (n *Node) Status(ctx context.Context) (json.RawMessage, error) {
+	ctx, done := n.within(ctx)
+	defer done()
+	doc, err := n.backend.status(ctx)
+	return doc, n.closedOr(err)
+}
+
+// Watch sends events until the reader goes or the node closes.
+func (n *Node) Watch(s *bridge.Stream) { n.backend.watch(s) }
+
+// Count returns the node's open listeners and connections.
+func (n *Node) Count() (listeners, connections int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.listeners), n.conns.Len()
+}
+
+// An Address is a host (a name, an IP, or "" for any) and a port.
+type Address struct {
+	Host string
+	Port uint16
+}
+
+func (a Address) String() string { return net.JoinHostPort(a.Host, strconv.Itoa(int(a.Port))) }
+
+// ParseAddress reads "host:port", "[v6]:port" or ":port".
+func ParseAddress(s string) (Address, error) {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return Address{}, fault.New(fault.Config, "address %q: want host:port, [v6]:port or :port", s)
+	}
+	p, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return Address{}, fault.New(fault.Config, "address %q: the port must be 0 to 65535", s)
+	}
+	return Address{host, uint16(p)}, nil
+}

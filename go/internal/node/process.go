@@ -1,0 +1,101 @@
+package node
+
+/*
+#include <stdlib.h>
+*/
+import "C"
+
+import (
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"unsafe"
+
+	"tailscale.com/envknob"
+
+	"tailnet/internal/fault"
+)
+
+// Process is what Tailscale's code keeps once per process, so that two nodes cannot
+// differ in it.
+type Process struct {
+	LogUpload bool              `json:"log_upload"` // send logs to the vendor
+	Env       map[string]string `json:"env"`        // the TS_*, proxy and certificate variables as Python sees them
+}
+
+var process struct {
+	sync.Mutex
+	fixed *Process
+}
+
+// fix makes p the settings of this process, or says why it cannot.
+func (p Process) fix() error {
+	process.Lock()
+	defer process.Unlock()
+	if now := process.fixed; now != nil {
+		if now.LogUpload != p.LogUpload {
+			return fault.New(fault.Config, "log_upload: is %v for this whole process since its first node, so this node cannot have %v",
+				now.LogUpload, p.LogUpload)
+		}
+		if !maps.Equal(now.Env, p.Env) {
+			return fault.New(fault.Config, "environment: %s changed after this process's first node; Tailscale's code reads it once",
+				strings.Join(differing(now.Env, p.Env), ", "))
+		}
+		return nil
+	}
+	// Go sees the environment the process was started with, Python's os.environ may
+	// have moved on. Python's view counts; and nothing may be left that tsnet would
+	// fall back to behind the configuration's back (TS_AUTHKEY and its kin).
+	for _, kv := range os.Environ() {
+		name, _, _ := strings.Cut(kv, "=")
+		if _, keep := p.Env[name]; !keep && (strings.HasPrefix(name, "TS_") || strings.HasPrefix(name, "TSNET_") || proxyVariables[strings.ToUpper(name)]) {
+			inGoOnly(name, func() { envknob.Setenv(name, ""); os.Unsetenv(name) })
+		}
+	}
+	for name, value := range p.Env {
+		inGoOnly(name, func() { envknob.Setenv(name, value) })
+	}
+	if !p.LogUpload {
+		inGoOnly("TS_NO_LOGS_NO_SUPPORT", envknob.SetNoLogsNoSupport)
+	}
+	process.fixed = &Process{p.LogUpload, maps.Clone(p.Env)}
+	return nil
+}
+
+var proxyVariables = map[string]bool{"HTTP_PROXY": true, "HTTPS_PROXY": true, "NO_PROXY": true, "ALL_PROXY": true}
+
+// inGoOnly lets change set a variable in Go's copy of the environment. With cgo that
+// also sets it in C's, which Python's child processes inherit; there it is put back.
+func inGoOnly(name string, change func()) {
+	cname := C.CString(name)
+	defer C.free(unsafe.Pointer(cname))
+	var before *C.char
+	if v := C.getenv(cname); v != nil {
+		before = C.CString(C.GoString(v))
+		defer C.free(unsafe.Pointer(before))
+	}
+	change()
+	if before == nil {
+		C.unsetenv(cname)
+	} else {
+		C.setenv(cname, before, 1)
+	}
+}
+
+func differing(a, b map[string]string) []string {
+	var names []string
+	for k, v := range a {
+		if w, ok := b[k]; !ok || v != w {
+			names = append(names, k)
+		}
+	}
+	for k := range b {
+		if _, ok := a[k]; !ok {
+			names = append(names, k)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
