@@ -1,10 +1,8 @@
 package node
 
 import (
-	"io"
 	"net"
 	"reflect"
-	"syscall"
 	"time"
 	"unsafe"
 
@@ -46,7 +44,7 @@ func newFar(c net.Conn) (bridge.Far, error) {
 		s.keepAlive()
 		return s, nil
 	case *net.TCPConn:
-		return kernelConn{c}, nil
+		return bridge.Kernel(c), nil
 	}
 	return nil, fault.New(fault.Internal, "no way to carry a %T", c)
 }
@@ -102,38 +100,4 @@ func (c *stackConn) Delivered() bool {
 func (c *stackConn) Abort() {
 	c.ep.SocketOptions().SetLinger(tcpip.LingerOption{Enabled: true})
 	c.ep.Close()
-}
-
-// kernelConn is a connection of this host.
-type kernelConn struct{ *net.TCPConn }
-
-func (c kernelConn) AwaitReadable() error {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var n int
-	var peekErr error
-	waitErr := raw.Read(func(fd uintptr) bool {
-		var b [1]byte
-		n, _, peekErr = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		return peekErr != syscall.EAGAIN && peekErr != syscall.EINTR
-	})
-	switch {
-	case waitErr != nil:
-		return waitErr
-	case peekErr != nil:
-		return peekErr
-	case n == 0:
-		return io.EOF
-	}
-	return nil
-}
-
-// Delivered: the kernel delivers after close(2) by itself.
-func (c kernelConn) Delivered() bool { return true }
-
-func (c kernelConn) Abort() {
-	c.SetLinger(0)
-	c.Close()
 }

@@ -84,6 +84,13 @@ func inGoOnly(name string, change func()) {
 	}
 }
 
+// cgetenv is getenv(3).
+func cgetenv(name string) string {
+	cname := C.CString(name)
+	defer C.free(unsafe.Pointer(cname))
+	return C.GoString(C.getenv(cname))
+}
+
 func differing(a, b map[string]string) []string {
 	var names []string
 	for k, v := range a {

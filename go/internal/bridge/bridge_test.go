@@ -1,0 +1,352 @@
+package bridge
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tailnet/internal/fault"
+)
+
+// eventually waits for a condition and fails naming it.
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); runtime.Gosched() {
+		if cond() {
+			return
+		}
+	}
+	t.Fatalf("never came true: %s", what)
+}
+
+// tcpPair stands for the tailnet: far is what the pump holds, peer is the other side.
+func tcpPair(t *testing.T) (far, peer *net.TCPConn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	a, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close(); b.Close() })
+	return b.(*net.TCPConn), a.(*net.TCPConn)
+}
+
+var peerAddr = netip.MustParseAddrPort("100.64.0.7:41234")
+
+// unixConn takes an fd as Python would.
+func unixConn(t *testing.T, fd int) *net.UnixConn {
+	t.Helper()
+	f := os.NewFile(uintptr(fd), "python")
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c.(*net.UnixConn)
+}
+
+func dialed(t *testing.T, s *Conns) (python *net.UnixConn, peer *net.TCPConn, id uint64) {
+	t.Helper()
+	far, peer := tcpPair(t)
+	id = NewID()
+	fd, err := s.Dialed(id, Kernel(far), peerAddr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return unixConn(t, fd), peer, id
+}
+
+func random(n int) []byte {
+	b := make([]byte, n)
+	r := rand.NewChaCha8([32]byte{1})
+	r.Read(b)
+	return b
+}
+
+func TestBothDirectionsAtOnceArriveIdentical(t *testing.T) {
+	var s Conns
+	python, peer, _ := dialed(t, &s)
+	data := random(8 << 20)
+	for _, c := range []interface {
+		net.Conn
+		CloseWrite() error
+	}{python, peer} {
+		go func() { c.Write(data); c.CloseWrite() }()
+	}
+	got := make(chan []byte, 2)
+	for _, c := range []net.Conn{python, peer} {
+		go func() { b, _ := io.ReadAll(c); got <- b }()
+	}
+	for range 2 {
+		if !bytes.Equal(<-got, data) {
+			t.Error("the data changed on the way")
+		}
+	}
+	eventually(t, "the connection is forgotten", func() bool { return s.Len() == 0 })
+}
+
+func TestLateReplyArrivesAfterHalfClose(t *testing.T) {
+	var s Conns
+	python, peer, _ := dialed(t, &s)
+	python.Write([]byte("question"))
+	python.CloseWrite()
+	if q, err := io.ReadAll(peer); string(q) != "question" || err != nil {
+		t.Fatalf("peer read %q, %v", q, err)
+	}
+	peer.Write([]byte("answer"))
+	peer.Close()
+	if a, err := io.ReadAll(python); string(a) != "answer" || err != nil {
+		t.Fatalf("python read %q, %v", a, err)
+	}
+	eventually(t, "the connection is forgotten", func() bool { return s.Len() == 0 })
+}
+
+func TestResetIsRememberedBeforePythonSeesTheEnd(t *testing.T) {
+	var s Conns
+	python, peer, id := dialed(t, &s)
+	peer.SetLinger(0)
+	peer.Close()
+	io.ReadAll(python)
+	if !WasReset(id) {
+		t.Error("the reset is not known at Python's EOF")
+	}
+	_, peer, id = dialed(t, &s)
+	peer.Close()
+	if WasReset(id) {
+		t.Error("an orderly end is taken for a reset")
+	}
+}
+
+func TestPythonsCloseDeliversWhatItWrote(t *testing.T) {
+	var s Conns
+	python, peer, _ := dialed(t, &s)
+	data := random(4 << 20)
+	go func() { python.Write(data); python.Close() }()
+	if got, err := io.ReadAll(peer); !bytes.Equal(got, data) || err != nil {
+		t.Fatalf("peer read %d of %d bytes, %v", len(got), len(data), err)
+	}
+	eventually(t, "the connection is forgotten", func() bool { return s.Len() == 0 })
+}
+
+func TestDrainDeliversAndEnds(t *testing.T) {
+	var s Conns
+	python, peer, _ := dialed(t, &s)
+	idle, _, _ := dialed(t, &s)
+	halfClosed, halfPeer, _ := dialed(t, &s)
+	halfClosed.CloseWrite()
+	io.ReadAll(halfPeer)
+	python.Write([]byte("last words"))
+	go func() { io.ReadAll(peer); peer.Close() }()
+	if !s.Drain(5 * time.Second) {
+		t.Error("connections had to be aborted")
+	}
+	for _, c := range []net.Conn{python, idle, halfClosed} {
+		if _, err := io.ReadAll(c); err != nil && !errors.Is(err, unix.ECONNRESET) {
+			t.Error(err)
+		}
+	}
+	far, _ := tcpPair(t)
+	if _, err := s.Dialed(NewID(), Kernel(far), peerAddr); !fault.Is(err, fault.Closed) {
+		t.Errorf("a connection after Drain: %v", err)
+	}
+}
+
+func TestIdleConnectionsHoldNoThreads(t *testing.T) {
+	var s Conns
+	before := threads(t)
+	for range 200 {
+		dialed(t, &s)
+	}
+	eventually(t, "200 connections are pumped", func() bool { return s.Len() == 200 })
+	if now := threads(t); now > before+20 {
+		t.Errorf("%d threads with 200 idle connections, %d before", now, before)
+	}
+}
+
+func threads(t *testing.T) int {
+	d, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		t.Skip("threads are counted in /proc, which this platform lacks")
+	}
+	return len(d)
+}
+
+func TestHandOverNamesThePeerAndRefusesWhenFull(t *testing.T) {
+	var s Conns
+	path := filepath.Join(t.TempDir(), "l")
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := NewAcceptor(&s, path, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	far, _ := tcpPair(t)
+	a.HandOver(Kernel(far), peerAddr)
+	c, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if name := c.RemoteAddr().String(); !strings.HasSuffix(name, "/100.64.0.7:41234") {
+		t.Errorf("the kernel calls the peer %q", name)
+	}
+	ln.Close()
+	far, peer := tcpPair(t)
+	a.HandOver(Kernel(far), peerAddr)
+	if _, err := io.ReadAll(peer); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("handed to nobody, the peer sees %v", err)
+	}
+	a.waiting.Store(1)
+	if !a.Full() {
+		t.Error("not full with its backlog waiting")
+	}
+	a.waiting.Store(0)
+	a.Close()
+	a.Close()
+	if !a.Full() {
+		t.Error("takes connections after Close")
+	}
+}
+
+func TestReplyCarriesADocumentOfAnySizeAndADescriptor(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	dup, _ := unix.Dup(int(r.Fd()))
+	r.Close()
+	big := strings.Repeat("x", 1<<20)
+	fd, err := Reply(func(context.Context) (Result, error) { return Result{Document: big, FD: dup}, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := unixConn(t, fd)
+	buf, oob := make([]byte, 4096), make([]byte, 64)
+	n, oobn, _, _, err := c.ReadMsgUnix(buf, oob)
+	if err != nil || oobn == 0 {
+		t.Fatalf("no descriptor on the first byte: %v", err)
+	}
+	rest, _ := io.ReadAll(c)
+	var doc struct{ OK string }
+	if err := json.Unmarshal(append(buf[:n:n], rest...), &doc); err != nil || doc.OK != big {
+		t.Errorf("the document is not whole: %v", err)
+	}
+}
+
+func TestClosingAReplyCancelsItsOperation(t *testing.T) {
+	cancelled := make(chan struct{})
+	fd, err := Reply(func(ctx context.Context) (Result, error) {
+		<-ctx.Done()
+		close(cancelled)
+		return Result{FD: -1}, ctx.Err()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Shutdown(fd, unix.SHUT_RDWR)
+	unix.Close(fd)
+	<-cancelled
+}
+
+func TestPanicBecomesAnInternalError(t *testing.T) {
+	fd, err := Reply(func(context.Context) (Result, error) { panic("boom") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _ := io.ReadAll(unixConn(t, fd))
+	var doc struct{ Error fault.Error }
+	if json.Unmarshal(b, &doc); doc.Error.Code != fault.Internal || !strings.Contains(doc.Error.Message, "boom") {
+		t.Errorf("got %s", b)
+	}
+}
+
+func TestSlowReaderLosesLinesAndIsTold(t *testing.T) {
+	const sent = 20000
+	var resynced atomic.Bool
+	filled := make(chan struct{})
+	more := make(chan struct{})
+	fd, err := NewStream(func(s *Stream) {
+		for i := range sent {
+			s.Send(map[string]int{"i": i})
+		}
+		close(filled)
+		<-more
+		for !resynced.Load() && s.Context().Err() == nil {
+			resynced.Store(s.Send(map[string]string{"snapshot": "new"}))
+			runtime.Gosched()
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-filled // Go never waited for us
+	close(more)
+	b, err := io.ReadAll(unixConn(t, fd))
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen, lost := 0, 0
+	for _, line := range strings.Split(strings.TrimSpace(string(b)), "\n") {
+		var o struct {
+			I    *int
+			Lost int
+		}
+		if err := json.Unmarshal([]byte(line), &o); err != nil {
+			t.Fatalf("line %q: %v", line, err)
+		}
+		if o.I != nil {
+			seen++
+		}
+		lost += o.Lost
+	}
+	if lost == 0 || seen+lost < sent || !resynced.Load() {
+		t.Errorf("seen %d, lost %d of %d, resync %v", seen, lost, sent, resynced.Load())
+	}
+}
+
+func TestHandlesAreNeverUsedTwice(t *testing.T) {
+	var a Table[int]
+	var b Table[string]
+	h := a.Put(1)
+	if _, err := b.Get(h); !fault.Is(err, fault.Handle) {
+		t.Errorf("another table's handle: %v", err)
+	}
+	if _, ok := a.Take(h); !ok {
+		t.Error("not there")
+	}
+	if _, ok := a.Take(h); ok {
+		t.Error("there twice")
+	}
+	if _, err := a.Get(0); !fault.Is(err, fault.Handle) {
+		t.Errorf("zero: %v", err)
+	}
+	if a.Put(2) == h {
+		t.Error("a handle came back")
+	}
+}
