@@ -337,7 +337,7 @@ func respond(answer *C.tailnet_answer, call func() (any, error)) (code C.int32_t
 func guarded(call func() (any, error)) (v any, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			v, err = nil, bridge.Recovered(r, nil)
+			v, err = nil, bridge.Recovered(r)
 		}
 	}()
 	return call()

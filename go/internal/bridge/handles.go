@@ -7,7 +7,7 @@
 package bridge
 
 import (
-	"fmt"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 
@@ -72,12 +72,10 @@ func (t *Table[T]) Len() int {
 	return len(t.m)
 }
 
-// Recovered turns a panic into an Internal error; use it as
-// defer func() { err = bridge.Recovered(recover(), err) }().
-func Recovered(r any, err error) error {
-	if r == nil {
-		return err
-	}
+// Recovered turns what recover() returned into an Internal error, and logs where it
+// came from.
+func Recovered(r any) error {
+	Logf("panic: %v\n%s", r, debug.Stack())
 	return fault.New(fault.Internal, "panic: %v", r)
 }
 
@@ -86,7 +84,7 @@ func Go(f func()) {
 	go func() {
 		defer func() {
 			if r := recover(); r != nil {
-				Logf("goroutine of ours: %v", fmt.Errorf("panic: %v", r))
+				Recovered(r)
 			}
 		}()
 		f()

@@ -57,7 +57,7 @@ func Reply(op func(context.Context) (Result, error)) (int, error) {
 func safely(ctx context.Context, op func(context.Context) (Result, error)) (res Result, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			res, err = Result{FD: -1}, Recovered(r, nil)
+			res, err = Result{FD: -1}, Recovered(r)
 		}
 	}()
 	return op(ctx)

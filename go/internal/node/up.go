@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"strings"
@@ -61,11 +62,7 @@ func (e *embedded) join(ctx context.Context, s *server, args UpArgs) (*Identity,
 	if hostname == "" { // MagicDNS is off
 		hostname = st.Self.HostName
 	}
-	prefs, err := s.local.GetPrefs(ctx)
-	if err != nil {
-		return nil, fault.New(fault.Internal, "preferences: %v", err)
-	}
-	id := &Identity{hostname, fqdn, st.TailscaleIPs, prefs.ControlURLOrDefault(nil)}
+	id := &Identity{hostname, fqdn, st.TailscaleIPs, cmp.Or(e.cfg.ControlURL, ipn.DefaultControlURL)}
 	e.mu.Lock()
 	s.self = id
 	e.mu.Unlock()

@@ -1,0 +1,26 @@
+/*
+Command tailnet is the C shared library under the Python package: Tailscale's tsnet
+behind the contract in tailnet.h.
+
+# The life of one connection
+
+A peer dials this node. tsnet asks [node] whether it wants the connection before the
+handshake (internal/node/listen.go); a listener with a full backlog makes it a refusal.
+After the handshake the netstack's connection becomes a bridge.Far (far.go), and an
+Acceptor (internal/bridge/handover.go) connects a unix socket, named after the peer, to
+the listening socket that Python made. Python's accept(2) returns its other end. From
+then on a Conn (conn.go) pumps bytes, waiting on the netstack on one side and on the
+runtime's poller (near.go) on the other, until both directions have ended and the peer
+has everything.
+
+A dial goes the other way: dial.go resolves the name on the tailnet, checks that the
+address is there, and dials it; Python's end of a socket pair travels back in the
+reply (reply.go).
+
+# Reading order
+
+tailnet.h, exports.go, internal/bridge (handles, reply, near, handover, conn),
+internal/node (config, node, embedded, up, classify, listen, dial, far, watch, whois),
+internal/testcontrol.
+*/
+package main

@@ -1,0 +1,269 @@
+// Package testcontrol is an offline tailnet: Tailscale's own in-memory control server
+// (tstest/integration/testcontrol), a DERP relay and a STUN server, all on 127.0.0.1.
+// The control server is used as it is. Around it are an HTTP layer of ours, where
+// faults are put (front.go), and what a person or an admin would do (do.go).
+//
+// tailnet.testing runs it in a child process, because it cannot be trusted to share
+// one: it panics on what it does not know. What it cannot model is said in
+// tailnet.testing too.
+package testcontrol
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"tailscale.com/derp/derpserver"
+	"tailscale.com/net/stunserver"
+	"tailscale.com/tailcfg"
+	"tailscale.com/tstest/integration/testcontrol"
+	"tailscale.com/types/key"
+	"tailscale.com/types/logger"
+)
+
+const localhost = "127.0.0.1"
+
+// Config is the JSON of tailnet_testcontrol_start.
+type Config struct {
+	AuthKey         string `json:"auth_key"`         // the one key that is valid; "" lets everybody in
+	RequireLogin    bool   `json:"require_login"`    // each node waits for complete_login; keys are not looked at
+	RequireApproval bool   `json:"require_approval"` // each new node waits for approve
+	Domain          string `json:"domain"`           // MagicDNS suffix
+	SameUser        bool   `json:"same_user"`        // one user owns every node, instead of one each
+	Port            int    `json:"port"`             // of the control server; 0 picks one
+	Verbose         bool   `json:"verbose"`          // log to stderr
+}
+
+// Control is a running offline tailnet.
+type Control struct {
+	config Config
+	server *testcontrol.Server
+	front  *front
+	relay  *httptest.Server
+	derp   *derpserver.Server
+	info   map[string]any
+	end    context.CancelFunc
+
+	// The server replaces a node whole when it is told to change one. Map requests
+	// that bring news of a node hold this for reading, so that none comes between
+	// our reading a node and writing it back.
+	edit sync.RWMutex
+
+	mu      sync.Mutex
+	polls   map[key.NodePublic]int  // streaming map requests open now
+	met     map[key.NodePublic]bool // node keys that have polled
+	lastIP4 int                     // of fake nodes
+}
+
+// Start opens the servers; the answer to Info is final when it returns.
+func Start(config []byte) (_ *Control, err error) {
+	c := &Control{
+		config: Config{Domain: "offline.ts.net"},
+		polls:  map[key.NodePublic]int{},
+		met:    map[key.NodePublic]bool{},
+	}
+	if err := unmarshal(config, &c.config); err != nil {
+		return nil, err
+	}
+	if c.config.RequireLogin {
+		// With a key set, the server refuses nodes without one before it thinks of logins.
+		c.config.AuthKey = ""
+	}
+	c.config.Domain = strings.Trim(c.config.Domain, ".")
+	logf := logger.Discard
+	if c.config.Verbose {
+		logf = log.New(os.Stderr, "testcontrol: ", log.LstdFlags|log.Lmicroseconds).Printf
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	c.end = cancel
+	defer func() {
+		if err != nil {
+			c.Close()
+		}
+	}()
+
+	derpPort, err := c.startDERP(logf)
+	if err != nil {
+		return nil, fmt.Errorf("no DERP relay: %w", err)
+	}
+	stun := stunserver.New(ctx)
+	if err := stun.Listen(net.JoinHostPort(localhost, "0")); err != nil {
+		return nil, fmt.Errorf("no STUN server: %w", err)
+	}
+	go stun.Serve()
+	stunPort := stun.LocalAddr().(*net.UDPAddr).Port
+
+	c.front, err = newFront(net.JoinHostPort(localhost, fmt.Sprint(c.config.Port)), logf)
+	if err != nil {
+		return nil, fmt.Errorf("no control server: %w", err)
+	}
+	c.server = &testcontrol.Server{
+		Logf:               logf,
+		Verbose:            c.config.Verbose,
+		ExplicitBaseURL:    c.front.url(),
+		RequireAuthKey:     c.config.AuthKey,
+		RequireAuth:        c.config.RequireLogin,
+		RequireMachineAuth: c.config.RequireApproval,
+		MagicDNSDomain:     c.config.Domain,
+		AllNodesSameUser:   c.config.SameUser,
+		DNSConfig:          &tailcfg.DNSConfig{Proxied: true, Domains: []string{c.config.Domain}},
+		DERPMap:            derpMap(derpPort, stunPort),
+		// Without it clients skip the fast ways to find a peer again that restarted;
+		// the price is that peers look online for ever.
+		AllOnline: true,
+		// Not nil: nodes get the tags they ask for.
+		TagOwners:              map[string][]string{},
+		HoldMapRequest:         c.mapRequest,
+		MaybeRateLimitRegister: c.front.rateLimit,
+	}
+	c.info = map[string]any{
+		"url": c.front.url(), "derp_port": derpPort, "stun_port": stunPort, "pid": os.Getpid(), "domain": c.config.Domain,
+	}
+	c.front.serve(c.server)
+	return c, nil
+}
+
+// startDERP serves a relay over TLS with httptest's built-in certificate, which the
+// map tells clients not to verify.
+func (c *Control) startDERP(logf logger.Logf) (port int, err error) {
+	ln, err := net.Listen("tcp", net.JoinHostPort(localhost, "0"))
+	if err != nil {
+		return 0, err
+	}
+	c.derp = derpserver.New(key.NewNode(), logf)
+	c.relay = httptest.NewUnstartedServer(derpserver.Handler(c.derp))
+	c.relay.Listener.Close()
+	c.relay.Listener = ln
+	c.relay.Config.ErrorLog = logger.StdLogger(logf)
+	c.relay.Config.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){} // DERP hijacks: no HTTP/2
+	c.relay.StartTLS()
+	return ln.Addr().(*net.TCPAddr).Port, nil
+}
+
+func derpMap(derpPort, stunPort int) *tailcfg.DERPMap {
+	return &tailcfg.DERPMap{
+		OmitDefaultRegions: true,
+		Regions: map[int]*tailcfg.DERPRegion{1: {
+			RegionID: 1, RegionCode: "offline", RegionName: "offline",
+			Nodes: []*tailcfg.DERPNode{{
+				Name: "1a", RegionID: 1, HostName: localhost, IPv4: localhost, IPv6: "none",
+				DERPPort: derpPort, STUNPort: stunPort, STUNTestIP: localhost,
+				InsecureForTests: true,
+			}},
+		}},
+	}
+}
+
+// Info is what a client needs to know: url, domain, derp_port, stun_port and pid.
+func (c *Control) Info() map[string]any { return c.info }
+
+// Close ends the servers. Nodes see an outage, not an end of the tailnet.
+func (c *Control) Close() error {
+	c.end()
+	if c.front != nil {
+		c.front.close()
+	}
+	if c.derp != nil {
+		c.derp.Close()
+		c.relay.CloseClientConnections()
+		c.relay.Close()
+	}
+	return nil
+}
+
+// mapRequest is called before each map request; what it returns, after it.
+func (c *Control) mapRequest(req *tailcfg.MapRequest) (done func()) {
+	k := req.NodeKey
+	if !req.Stream {
+		c.edit.RLock()
+		return c.edit.RUnlock
+	}
+	c.mu.Lock()
+	fresh := !c.met[k]
+	c.met[k] = true
+	c.polls[k]++
+	c.mu.Unlock()
+	if fresh {
+		c.welcome(k)
+	}
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.polls[k]--; c.polls[k] == 0 {
+			delete(c.polls, k)
+		}
+	}
+}
+
+// welcome does for a node key that is used for the first time what Tailscale's control
+// does and testcontrol does not: a unique name, and a key that is not expired although
+// it replaces one that was.
+func (c *Control) welcome(k key.NodePublic) {
+	c.edit.Lock()
+	defer c.edit.Unlock()
+	self := c.server.Node(k)
+	if self == nil {
+		return
+	}
+	taken := map[string]*tailcfg.Node{}
+	for _, n := range c.server.AllNodes() {
+		if n.ID != self.ID {
+			taken[n.Name] = n
+		}
+	}
+	host, suffix, _ := strings.Cut(self.Name, ".")
+	name := self.Name
+	for i := 1; taken[name] != nil; i++ {
+		if old := taken[name]; !c.online(old.Key) {
+			// testcontrol never forgets a node. One that is gone must not keep its
+			// name from the next run of the same service.
+			old.Name = fmt.Sprintf("%s-gone-%d.%s", host, old.ID, suffix)
+			c.server.UpdateNode(old)
+			break
+		}
+		name = fmt.Sprintf("%s-%d.%s", host, i, suffix)
+	}
+	expired := isExpired(self)
+	if name == self.Name && !expired {
+		return
+	}
+	self.Name = name
+	if expired {
+		self.KeyExpiry = time.Time{}
+	}
+	c.server.UpdateNode(self)
+}
+
+func (c *Control) online(k key.NodePublic) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.polls[k] > 0
+}
+
+func isExpired(n *tailcfg.Node) bool {
+	return !n.KeyExpiry.IsZero() && n.KeyExpiry.Before(time.Now())
+}
+
+// unmarshal decodes strictly: a misspelt field is an error.
+func unmarshal(b []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return fmt.Errorf("arguments are not the JSON expected: %w", err)
+	}
+	if d.More() {
+		return errors.New("arguments hold more than one JSON document")
+	}
+	return nil
+}
