@@ -9,7 +9,7 @@ Rules of this file:
 
     python build_go.py                                        the library, into src/tailnet
     python build_go.py --program ./internal/x/cmd -o x        a Go program, for tests
-    python build_go.py --tool vet ./...                       `go vet` with the same settings
+    python build_go.py --exec go vet ./...                    any command, with the same settings
 
 Read next: build_ffi.py, the C extension linked against this library.
 """
@@ -282,12 +282,19 @@ def run_go(go: Go, command: Sequence[str], purpose: str) -> None:
         raise CannotBuild(f"cannot {purpose}: go ended with {done.returncode}; its reasons are above.")
 
 
-def run_tool(arguments: Sequence[str]) -> None:
-    """Run `go <arguments>` in go/ with the settings of the builds, so that the cache is shared."""
+def run_with_go(command: Sequence[str]) -> None:
+    """Run a command in go/ with Go first on PATH and the settings of the builds in GOFLAGS.
+
+    So `go vet`, `go test` and staticcheck read what the library's build left in Go's cache.
+    """
     go = find_go()
-    flags = " ".join([os.environ.get("GOFLAGS", ""), "-buildmode=pie", *FLAGS]).strip()
-    os.environ["GOFLAGS"] = flags
-    run_go(go, [go.path, *arguments], "go " + " ".join(arguments))
+    env = go_environ(go.root)
+    env["GOFLAGS"] = " ".join([env.get("GOFLAGS", ""), "-buildmode=pie", *FLAGS]).strip()
+    beside_go = os.path.dirname(os.path.realpath(go.path))  # where gofmt is
+    env["PATH"] = os.pathsep.join([beside_go, env.get("PATH", os.defpath)])
+    done = subprocess.run(command, cwd=GO_DIR, env=env, check=False)
+    if done.returncode:
+        raise SystemExit(done.returncode)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -295,11 +302,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Build tailnet's Go library.")
     parser.add_argument("--program", metavar="PACKAGE", help="build this Go program instead")
     parser.add_argument("-o", "--output", type=Path, help="where the result goes")
-    parser.add_argument("--tool", nargs=argparse.REMAINDER, help="run `go ...` with our settings")
+    parser.add_argument(
+        "--exec", dest="command", nargs=argparse.REMAINDER, help="run a command that uses Go instead"
+    )
     options = parser.parse_args(argv)
     check_machine()
-    if options.tool:
-        run_tool(options.tool)
+    if options.command:
+        run_with_go(options.command)
     elif options.program:
         if options.output is None:
             parser.error("--program needs -o")
