@@ -1,6 +1,6 @@
 // Package node is a node of a tailnet: its configuration, how it joins and leaves,
-// and what it can be asked. Backends differ (embedded.go; a running tailscaled is to
-// come), the rest does not know which it has.
+// and what it can be asked. Backends differ (embedded.go, sidecar.go); the
+// rest does not know which it has.
 //
 // Read config.go, node.go, embedded.go, up.go, classify.go, then listen.go, dial.go
 // and far.go for the life of a connection; watch.go and whois.go for questions.
@@ -59,7 +59,7 @@ func ParseConfig(b []byte) (*Config, error) {
 	switch {
 	case c.Hostname == "":
 		return nil, fault.New(fault.Config, "hostname: must not be empty")
-	case c.StateDir == "" && !c.Ephemeral:
+	case c.Backend == "embedded" && c.StateDir == "" && !c.Ephemeral:
 		return nil, fault.New(fault.Config, "state_dir: needed by a node that is not ephemeral")
 	case !(c.ConnectTimeout > 0):
 		return nil, fault.New(fault.Config, "connect_timeout: must be more than 0 seconds")

@@ -71,8 +71,10 @@ func New(c *Config) (*Node, error) {
 	switch c.Backend {
 	case "embedded":
 		n.backend = newEmbedded(c)
+	case "tailscaled":
+		n.backend = newSidecar(c)
 	default:
-		return nil, fault.New(fault.Unsupported, "backend %q is not built into this version; \"embedded\" is", c.Backend)
+		return nil, fault.New(fault.Config, "backend: %q is neither \"embedded\" nor \"tailscaled\"", c.Backend)
 	}
 	if err := c.Process.fix(); err != nil {
 		return nil, err
