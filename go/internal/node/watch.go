@@ -2,9 +2,12 @@ package node
 
 import (
 	"context"
+	"net/netip"
+	"reflect"
 	"strings"
 	"time"
 
+	"tailscale.com/client/local"
 	"tailscale.com/health"
 	"tailscale.com/ipn"
 	"tailscale.com/ipn/ipnstate"
@@ -39,10 +42,10 @@ type (
 		Removed []string `json:"removed"`
 	}
 	peer struct {
-		ID     string   `json:"id"`
-		Name   string   `json:"name"`
-		IPs    []string `json:"ips"`
-		Online bool     `json:"online"`
+		ID     string       `json:"id"`
+		Name   string       `json:"name"`
+		IPs    []netip.Addr `json:"ips"`
+		Online bool         `json:"online"`
 	}
 	keyExpiryEvent struct {
 		Type    string     `json:"type"` // "key_expiry"
@@ -63,7 +66,7 @@ func (e *embedded) watch(stream *bridge.Stream) {
 	for stream.Context().Err() == nil {
 		ctx, cancel := context.WithCancel(stream.Context())
 		stop := context.AfterFunc(s.ctx, cancel)
-		w := watcher{stream: stream, resync: cancel, stable: map[tailcfg.NodeID]string{}}
+		w := watcher{stream: stream, local: s.local, resync: cancel, ids: map[tailcfg.NodeID]string{}, peers: map[string]peer{}}
 		follow(ctx, s.local, watchMask, w.note)
 		stop()
 		cancel()
@@ -75,8 +78,10 @@ func (e *embedded) watch(stream *bridge.Stream) {
 
 type watcher struct {
 	stream *bridge.Stream
+	local  *local.Client
 	resync func()
-	stable map[tailcfg.NodeID]string // for PeersRemoved, which has only the number
+	ids    map[tailcfg.NodeID]string // PeersRemoved has only the number
+	peers  map[string]peer           // as sent last: control may repeat a whole tailnet for one change
 	expiry keyExpiryEvent
 }
 
@@ -102,22 +107,49 @@ func (w *watcher) note(n ipn.Notify) {
 	if n.SelfChange != nil {
 		w.keyExpiry(n.SelfChange.KeyExpiry)
 	}
-	if len(n.PeersChanged)+len(n.PeersRemoved) > 0 {
-		p := peersEvent{"peers", []peer{}, []string{}}
-		for _, c := range n.PeersChanged {
-			w.stable[c.ID] = string(c.StableID)
-			ips := []string{}
-			for _, a := range c.Addresses {
-				ips = append(ips, a.Addr().String())
-			}
-			p.Changed = append(p.Changed, peer{string(c.StableID), strings.TrimSuffix(c.Name, "."), ips, c.Online != nil && *c.Online})
+	p := peersEvent{"peers", []peer{}, []string{}}
+	for _, c := range n.PeersChanged {
+		now := peer{string(c.StableID), strings.TrimSuffix(c.Name, "."), []netip.Addr{}, c.Online != nil && *c.Online}
+		for _, a := range c.Addresses {
+			now.IPs = append(now.IPs, a.Addr())
 		}
-		for _, id := range n.PeersRemoved {
-			p.Removed = append(p.Removed, w.stable[id])
-			delete(w.stable, id)
+		w.ids[c.ID] = now.ID
+		if !reflect.DeepEqual(w.peers[now.ID], now) {
+			w.peers[now.ID] = now
+			p.Changed = append(p.Changed, now)
 		}
+	}
+	for _, id := range n.PeersRemoved {
+		if _, known := w.ids[id]; !known { // seen in the snapshot only, which lacks the number
+			p.Removed = append(p.Removed, w.missing()...)
+			break
+		}
+		p.Removed = append(p.Removed, w.ids[id])
+		delete(w.peers, w.ids[id])
+		delete(w.ids, id)
+	}
+	if len(p.Changed)+len(p.Removed) > 0 {
 		w.send(p)
 	}
+}
+
+// missing forgets and returns the peers that are on the tailnet no more.
+func (w *watcher) missing() (gone []string) {
+	st, err := w.local.Status(w.stream.Context())
+	if err != nil {
+		return nil
+	}
+	still := map[string]bool{}
+	for _, ps := range st.Peer {
+		still[string(ps.ID)] = true
+	}
+	for id := range w.peers {
+		if !still[id] {
+			gone = append(gone, id)
+			delete(w.peers, id)
+		}
+	}
+	return gone
 }
 
 func (w *watcher) snapshot(st *ipnstate.Status) {
@@ -126,11 +158,9 @@ func (w *watcher) snapshot(st *ipnstate.Status) {
 	}
 	p := peersEvent{"peers", []peer{}, []string{}}
 	for _, ps := range st.Peer {
-		ips := []string{}
-		for _, ip := range ps.TailscaleIPs {
-			ips = append(ips, ip.String())
-		}
-		p.Changed = append(p.Changed, peer{string(ps.ID), strings.TrimSuffix(ps.DNSName, "."), ips, ps.Online})
+		now := peer{string(ps.ID), strings.TrimSuffix(ps.DNSName, "."), ps.TailscaleIPs, ps.Online}
+		w.peers[now.ID] = now
+		p.Changed = append(p.Changed, now)
 	}
 	w.send(p)
 }
