@@ -8,9 +8,28 @@ from __future__ import annotations
 
 from typing import Any
 
-import build_go
 from setuptools import build_meta
-from setuptools.build_meta import *  # noqa: F403 - the rest of the interface, unchanged
+from setuptools.build_meta import (
+    build_editable,
+    build_sdist,
+    build_wheel,
+    get_requires_for_build_sdist,
+    prepare_metadata_for_build_editable,
+    prepare_metadata_for_build_wheel,
+)
+
+import build_go
+
+__all__ = [
+    "build_editable",
+    "build_sdist",
+    "build_wheel",
+    "get_requires_for_build_editable",
+    "get_requires_for_build_sdist",
+    "get_requires_for_build_wheel",
+    "prepare_metadata_for_build_editable",
+    "prepare_metadata_for_build_wheel",
+]
 
 
 def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:

