@@ -101,7 +101,7 @@ def platform_problem(
     if "musl" in libc:
         return (
             "tailnet needs glibc, and this Python is built for musl (Alpine), where a Go library"
-            " cannot be loaded (golang/go#54805): use a Debian-based image such as python:3.12-slim."
+            " cannot be loaded (golang/go#54805): use a Debian image such as python:3.12-slim."
         )
     return ""
 
