@@ -1,0 +1,42 @@
+"""`tailnet demo`, as `make run` shows it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_demo_names_the_caller_and_succeeds() -> None:
+    """The demo ends with code 0, the page, and the way to do it on a real tailnet."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tailnet", "demo"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "GET http://hello/" in done.stdout
+    assert '"node": "caller.' in done.stdout
+    assert "Right: that is the caller." in done.stdout
+    assert "TS_AUTHKEY=" in done.stdout
+    assert done.stderr == ""
+
+
+def test_real_demo_without_a_key_says_what_it_needs() -> None:
+    """Without TS_AUTHKEY nothing starts, and the one missing thing is named."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tailnet", "demo", "--real"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"PATH": "/usr/bin:/bin"},
+    )
+    assert done.returncode == 2
+    assert "TS_AUTHKEY" in done.stderr
+
+
+def test_version_names_all_three() -> None:
+    """`tailnet version` prints ours, tailscale.com's and Go's."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tailnet", "version"], capture_output=True, text=True, timeout=60, check=True
+    )
+    names = [line.split()[0] for line in done.stdout.splitlines()]
+    assert sorted(names) == ["go", "tailnet", "tailscale"]
