@@ -49,10 +49,9 @@ type server struct {
 	cancel context.CancelFunc
 }
 
-// timeWait replaces gVisor's 60 s: endpoints in TIME_WAIT are what makes tsnet's
-// Close hang from 512 of them on, and what holds memory after thousands of short
-// connections (facts-tsnet, section 8). One second still covers late segments of
-// any path a tailnet has.
+// timeWait replaces gVisor's 60 s: endpoints in TIME_WAIT are what holds memory after
+// thousands of short connections (facts-tsnet, section 8). One second still covers
+// late segments of any path a tailnet has.
 const timeWait = time.Second
 
 // start makes a server that tries to log in. It holds the state directory.
@@ -153,15 +152,20 @@ func unlockState(lock *os.File) {
 	lock.Close()
 }
 
-// stopLimit bounds tsnet's Close, which can block for good (facts-tsnet, section 8).
+// stopLimit bounds tsnet's Close, in case it blocks for a reason not known yet.
 const stopLimit = 3 * time.Second
 
 // stop ends a server that was started, and gives the directory back.
 func (s *server) stop() {
 	s.cancel()
+	ctx, cancel := context.WithCancel(context.Background())
+	if s.stack != nil {
+		bridge.Go(func() { discardOutbound(ctx, s.stack) })
+	}
 	closed := make(chan struct{})
 	bridge.Go(func() {
 		defer close(closed)
+		defer cancel()
 		s.ts.Close()
 	})
 	select {

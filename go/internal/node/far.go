@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"net"
 	"reflect"
 	"time"
@@ -8,8 +9,10 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"tailscale.com/envknob"
+	"tailscale.com/wgengine/netstack"
 
 	"tailnet/internal/bridge"
 	"tailnet/internal/fault"
@@ -21,9 +24,13 @@ type stackConn struct {
 	ep tcpip.Endpoint
 }
 
+/*
+This file is the one place that reaches through to unexported fields, by name and with
+their types checked; TestReach fails when an upgrade moves them.
+*/
+
 // gonet keeps the endpoint to itself, and with it what net.Conn has no word for:
-// resetting, keepalive on dialed connections, whether our FIN was acknowledged. This
-// is the one place that reaches through; TestEndpoint fails when an upgrade moves it.
+// resetting, keepalive on dialed connections, whether our FIN was acknowledged.
 var endpointOffset = func() uintptr {
 	f, ok := reflect.TypeFor[gonet.TCPConn]().FieldByName("ep")
 	if !ok || f.Type != reflect.TypeFor[tcpip.Endpoint]() {
@@ -100,4 +107,32 @@ func (c *stackConn) Delivered() bool {
 func (c *stackConn) Abort() {
 	c.ep.SocketOptions().SetLinger(tcpip.LingerOption{Enabled: true})
 	c.ep.Close()
+}
+
+// packetQueue is the outbound queue of tailscale's netstack.
+type packetQueue interface {
+	ReadContext(context.Context) *stack.PacketBuffer
+}
+
+func outbound(n *netstack.Impl) (packetQueue, bool) {
+	f := reflect.ValueOf(n).Elem().FieldByName("linkEP")
+	if !f.IsValid() {
+		return nil, false
+	}
+	q, ok := reflect.NewAt(f.Type(), unsafe.Pointer(f.UnsafeAddr())).Elem().Interface().(packetQueue)
+	return q, ok
+}
+
+// discardOutbound empties the queue until ctx ends. Impl.Close first stops what
+// empties it, then resets every endpoint left, those in TIME_WAIT too, and blocks for
+// good when 512 resets are in it (facts-tsnet, section 8). Ours have said their FIN.
+func discardOutbound(ctx context.Context, n *netstack.Impl) {
+	q, ok := outbound(n)
+	for ok {
+		p := q.ReadContext(ctx)
+		if p == nil {
+			return
+		}
+		p.DecRef()
+	}
 }

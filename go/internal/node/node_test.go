@@ -11,6 +11,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"tailscale.com/health"
 	"tailscale.com/ipn"
+	"tailscale.com/wgengine/netstack"
 
 	"tailnet/internal/bridge"
 	"tailnet/internal/fault"
@@ -76,8 +77,8 @@ func TestEveryRowDecides(t *testing.T) {
 	}
 }
 
-// TestEndpoint fails when an upgrade of gVisor moves what far.go reaches for.
-func TestEndpoint(t *testing.T) {
+// TestReach fails when an upgrade moves what far.go reaches for.
+func TestReach(t *testing.T) {
 	if endpointOffset == 0 {
 		t.Fatal("gonet.TCPConn has no field ep of type tcpip.Endpoint")
 	}
@@ -85,6 +86,9 @@ func TestEndpoint(t *testing.T) {
 	c := gonet.NewTCPConn(nil, ep)
 	if got := *(*tcpip.Endpoint)(unsafe.Add(unsafe.Pointer(c), endpointOffset)); got != ep {
 		t.Errorf("found %v in its place", got)
+	}
+	if _, ok := outbound(new(netstack.Impl)); !ok {
+		t.Error("netstack.Impl has no field linkEP with a ReadContext")
 	}
 }
 
