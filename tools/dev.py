@@ -227,4 +227,7 @@ VERBS = {
 if __name__ == "__main__":
     if len(sys.argv) != 2 or sys.argv[1] not in VERBS:
         raise SystemExit("usage: python tools/dev.py " + "|".join(VERBS))
-    VERBS[sys.argv[1]]()
+    try:
+        VERBS[sys.argv[1]]()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None  # as a shell says it
