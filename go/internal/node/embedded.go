@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -40,6 +41,7 @@ func newEmbedded(c *Config) *embedded { return &embedded{cfg: c, log: newLogger(
 type server struct {
 	ts      *tsnet.Server
 	local   *local.Client
+	idle    *http.Transport // of local, to let go of its connections
 	stack   *netstack.Impl
 	lock    *os.File // holds the state directory
 	scratch string   // a temporary directory of ours, or ""
@@ -103,9 +105,12 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 	if err != nil {
 		return nil, startError(e.cfg, e.log, err)
 	}
-	if s.local, err = s.ts.LocalClient(); err != nil {
+	lc, err := s.ts.LocalClient()
+	if err != nil {
 		return nil, fault.New(fault.Internal, "no LocalAPI: %v", err)
 	}
+	s.idle = &http.Transport{DialContext: lc.Dial}
+	s.local = &local.Client{Dial: lc.Dial, Transport: s.idle}
 	var ok bool
 	if s.stack, ok = s.ts.Sys().Netstack.Get().(*netstack.Impl); !ok {
 		return nil, fault.New(fault.Internal, "tsnet runs without its netstack")
@@ -158,6 +163,11 @@ const stopLimit = 3 * time.Second
 // stop ends a server that was started, and gives the directory back.
 func (s *server) stop() {
 	s.cancel()
+	// Requests at the same time leave connections that carried none, and the LocalAPI's
+	// server waits 5 s for their first (http.Server.Shutdown).
+	if s.idle != nil {
+		s.idle.CloseIdleConnections()
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	if s.stack != nil {
 		bridge.Go(func() { discardOutbound(ctx, s.stack) })
