@@ -19,8 +19,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from tailnet import Tailnet, TailnetConfig
 from tailnet.testing import Testnet
+
+from tailnet import Tailnet, TailnetConfig
 
 Dial = Callable[[], socket.socket]
 
@@ -92,7 +93,10 @@ def accept(listener: socket.socket) -> None:
 def serve(url: str) -> None:
     """Be the other process: listen on loopback and on the tailnet until stdin ends."""
     raw = socket.create_server(("127.0.0.1", 0))
-    with Tailnet(TailnetConfig(hostname="server", control_url=url, ephemeral=True)) as tn, tn.listen(":80") as listener:
+    with (
+        Tailnet(TailnetConfig(hostname="server", control_url=url, ephemeral=True)) as tn,
+        tn.listen(":80") as listener,
+    ):
         for each in (raw, listener):
             threading.Thread(target=accept, args=[each], daemon=True).start()
         print(raw.getsockname()[1], flush=True)
@@ -105,7 +109,9 @@ def contenders() -> Iterator[dict[str, Dial]]:
     with Testnet() as net, net.tailnet("client") as tn:
         command = [sys.executable, "-m", "benchmarks", "--serve", net.url]
         env = {**os.environ, "TS_AUTHKEY": net.auth_key}
-        with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        with subprocess.Popen(
+            command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as server:
             assert server.stdin is not None
             assert server.stdout is not None
             port = int(server.stdout.readline())
@@ -120,7 +126,9 @@ def contenders() -> Iterator[dict[str, Dial]]:
 
 def main() -> None:
     """Run the rounds and print what they gave."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--serve", metavar="URL", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -133,7 +141,16 @@ def main() -> None:
                 for name, dial in dials.items():
                     value = measure(dial)
                     results.setdefault(phase, {}).setdefault(name, []).append(value)
-                    print(json.dumps({"round": number, "phase": phase, "contender": name, "value": round(value, 3)}))
+                    print(
+                        json.dumps(
+                            {
+                                "round": number,
+                                "phase": phase,
+                                "contender": name,
+                                "value": round(value, 3),
+                            }
+                        )
+                    )
     print(f"\n{'median':16}{'loopback TCP':>14}{'tailnet':>10}{'ratio':>8}")
     for phase, by_name in results.items():
         raw, ours = (statistics.median(by_name[name]) for name in ("loopback TCP", "tailnet"))

@@ -194,10 +194,12 @@ func tailnet_dial(handle C.tailnet_handle, args C.tailnet_str, answer *C.tailnet
 
 //export tailnet_connection_end
 func tailnet_connection_end(connection C.uint64_t) C.int32_t {
-	if bridge.WasReset(uint64(connection)) {
-		return C.TAILNET_E_RESET
-	}
-	return C.TAILNET_OK
+	return respond(&C.tailnet_answer{}, func() (any, error) {
+		if bridge.WasReset(uint64(connection)) {
+			return nil, fault.New(fault.Reset, "connection %d was aborted", connection)
+		}
+		return nil, nil
+	})
 }
 
 //export tailnet_whois

@@ -9,7 +9,11 @@ import sys
 def test_demo_names_the_caller_and_succeeds() -> None:
     """The demo ends with code 0, the page, and the way to do it on a real tailnet."""
     done = subprocess.run(
-        [sys.executable, "-m", "tailnet", "demo"], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", "tailnet", "demo"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "GET http://hello/" in done.stdout
@@ -36,7 +40,11 @@ def test_real_demo_without_a_key_says_what_it_needs() -> None:
 def test_version_names_all_three() -> None:
     """`tailnet version` prints ours, tailscale.com's and Go's."""
     done = subprocess.run(
-        [sys.executable, "-m", "tailnet", "version"], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-m", "tailnet", "version"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     names = [line.split()[0] for line in done.stdout.splitlines()]
     assert sorted(names) == ["go", "tailnet", "tailscale"]

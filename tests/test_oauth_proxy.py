@@ -12,7 +12,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-
 from tailnet.testing import Testnet
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "oauth_proxy" / "proxy.py"
@@ -55,15 +54,22 @@ def upstream() -> Iterator[str]:
 
 def write_config(path: Path, upstream: str, **tailscale: object) -> Path:
     """Write the service's two files and return the configuration's path."""
-    lines = [f"{k} = {str(v).lower() if isinstance(v, (bool, int)) else repr(v)}" for k, v in tailscale.items()]
-    text = "\n".join(["[tailscale]", *lines, "[proxy]", f'upstream = "{upstream}"', 'token_file = "token"'])
+    lines = [
+        f"{k} = {str(v).lower() if isinstance(v, (bool, int)) else repr(v)}"
+        for k, v in tailscale.items()
+    ]
+    text = "\n".join(
+        ["[tailscale]", *lines, "[proxy]", f'upstream = "{upstream}"', 'token_file = "token"']
+    )
     config = path / "config.toml"
     config.write_text(text)
     (path / "token").write_text("t0ken\n")
     return config
 
 
-def test_it_runs_and_stops_through_all_four_states(example: ModuleType, upstream: str, tmp_path: Path) -> None:
+def test_it_runs_and_stops_through_all_four_states(
+    example: ModuleType, upstream: str, tmp_path: Path
+) -> None:
     """A caller's request reaches upstream with the token and the caller's name; then it stops."""
     with Testnet() as net, net.tailnet("caller") as caller:
         (tmp_path / "auth.key").write_text(net.auth_key + "\n")
@@ -113,27 +119,44 @@ def test_a_bad_key_stops_it_for_good(example: ModuleType, tmp_path: Path) -> Non
     with Testnet() as net:
         (tmp_path / "auth.key").write_text("not-the-key\n")
         path = write_config(
-            tmp_path, "http://127.0.0.1:9", hostname="p", control_url=net.url, auth_key_file="auth.key", ephemeral=True
+            tmp_path,
+            "http://127.0.0.1:9",
+            hostname="p",
+            control_url=net.url,
+            auth_key_file="auth.key",
+            ephemeral=True,
         )
         assert walk(example, path) == (["ConnectingTailnet", "Stopping"], os.EX_NOPERM)
 
 
-def test_an_unreachable_control_server_is_a_temporary_failure(example: ModuleType, tmp_path: Path) -> None:
-    """TailnetConnectError ends it only after its retries, with the code a supervisor restarts on."""
+def test_an_unreachable_control_server_is_a_temporary_failure(
+    example: ModuleType, tmp_path: Path
+) -> None:
+    """TailnetConnectError ends it after its retries, with the code a supervisor restarts on."""
     with Testnet() as net:  # for the knobs that keep the node's code on this machine
         (tmp_path / "auth.key").write_text(net.auth_key)
         path = write_config(
-            tmp_path, "http://127.0.0.1:9", hostname="p", control_url="http://127.0.0.1:9",
-            auth_key_file="auth.key", ephemeral=True,
+            tmp_path,
+            "http://127.0.0.1:9",
+            hostname="p",
+            control_url="http://127.0.0.1:9",
+            auth_key_file="auth.key",
+            ephemeral=True,
         )
         path.write_text(path.read_text() + "\n[tailscale.retry]\nretries = 1\nfirst_delay = 0.01\n")
         assert walk(example, path) == (["ConnectingTailnet", "Stopping"], os.EX_TEMPFAIL)
 
 
-def test_an_absent_tailscaled_is_told_from_the_other_two(example: ModuleType, tmp_path: Path) -> None:
+def test_an_absent_tailscaled_is_told_from_the_other_two(
+    example: ModuleType, tmp_path: Path
+) -> None:
     """TailnetNotRunning comes from the sidecar backend where there is no daemon."""
     with Testnet():
         path = write_config(
-            tmp_path, "http://127.0.0.1:9", hostname="p", backend="tailscaled", tailscaled_socket=str(tmp_path / "none")
+            tmp_path,
+            "http://127.0.0.1:9",
+            hostname="p",
+            backend="tailscaled",
+            tailscaled_socket=str(tmp_path / "none"),
         )
         assert walk(example, path) == (["ConnectingTailnet", "Stopping"], os.EX_UNAVAILABLE)

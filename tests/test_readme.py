@@ -22,14 +22,25 @@ def test_service_and_caller_meet(tmp_path: Path) -> None:
     """The first two blocks, run as two programs, meet on a tailnet."""
     service, caller = blocks()[:2]
     with Testnet(auth_key="tskey-auth-readme") as net:
-        env = {**os.environ, "TS_AUTHKEY": net.auth_key, "TS_CONTROL_URL": net.url, "PYTHONWARNINGS": "error"}
+        env = {
+            **os.environ,
+            "TS_AUTHKEY": net.auth_key,
+            "TS_CONTROL_URL": net.url,
+            "PYTHONWARNINGS": "error",
+        }
         env["XDG_STATE_HOME"] = env["HOME"] = str(tmp_path)
-        with subprocess.Popen([sys.executable, "-c", service], env=env, stdout=subprocess.PIPE, text=True) as first:
+        with subprocess.Popen(
+            [sys.executable, "-c", service], env=env, stdout=subprocess.PIPE, text=True
+        ) as first:
             assert first.stdout is not None
             assert first.stdout.readline().startswith("api.")
             second = subprocess.run(
                 [sys.executable, "-c", "from tailnet import Tailnet, TailnetConfig\n" + caller],
-                env=env, capture_output=True, text=True, timeout=60, check=False,
+                env=env,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
             )
             assert second.stderr == ""
             assert re.fullmatch(r"Hello \S+@\S+!\n", second.stdout.strip("\n") + "\n")
@@ -39,5 +50,11 @@ def test_service_and_caller_meet(tmp_path: Path) -> None:
 def test_testing_block_runs() -> None:
     """The block on tests without an account runs as it stands."""
     (block,) = [b for b in blocks() if "Testnet" in b]
-    done = subprocess.run([sys.executable, "-W", "error", "-c", block], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", block],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr

@@ -29,18 +29,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Start an offline tailnet with a service and a caller. Needs no account.",
     )
     demo.add_argument(
-        "--real", action="store_true", help="join the tailnet of TS_AUTHKEY instead (a reusable key)"
+        "--real",
+        action="store_true",
+        help="join the tailnet of TS_AUTHKEY instead (a reusable key)",
     )
     demo.add_argument("--caller", metavar="JSON", help=argparse.SUPPRESS)  # the second process
     commands.add_parser("version", help="print the versions of tailnet, tailscale.com and Go")
     args = parser.parse_args(argv)
     try:
         if args.command == "version":
-            from .. import versions  # noqa: PLC0415 - loads the native library
+            from .. import versions
 
             print("\n".join(f"{name} {value}" for name, value in versions().items()))
             return 0
-        from . import demo as demo_module  # noqa: PLC0415 - `version` does not need it
+        from . import demo as demo_module
 
         if args.caller is not None:
             return demo_module.call(json.loads(args.caller))

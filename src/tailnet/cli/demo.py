@@ -30,7 +30,10 @@ def run(*, real: bool) -> int:
     with contextlib.ExitStack() as stack:
         if real:
             if not (os.environ.get("TS_AUTHKEY") or os.environ.get("TS_AUTH_KEY")):
-                print("tailnet demo --real needs TS_AUTHKEY, a reusable key of your tailnet.", file=sys.stderr)
+                print(
+                    "tailnet demo --real needs TS_AUTHKEY, a reusable key of your tailnet.",
+                    file=sys.stderr,
+                )
                 return 2
             config, caller, key = _real("hello"), {"hostname": "caller"}, {}
         else:
@@ -77,7 +80,12 @@ def serve(tn: TailnetHandle, listener: TailnetListener) -> Iterator[None]:
 
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = json.dumps({"message": f"Hello from {tn.fqdn}!", "you": description(tn, self.client_address[0])})
+            body = json.dumps(
+                {
+                    "message": f"Hello from {tn.fqdn}!",
+                    "you": description(tn, self.client_address[0]),
+                }
+            )
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
@@ -90,7 +98,9 @@ def serve(tn: TailnetHandle, listener: TailnetListener) -> Iterator[None]:
     server = HTTPServer(("", 0), Page, bind_and_activate=False)
     server.socket.close()
     server.socket = listener
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+    )
     thread.start()
     try:
         yield
