@@ -1,0 +1,253 @@
+"""The C contract, as Python functions. The only importer of `tailnet._native`.
+
+Rules of this file:
+
+- The library is loaded by the first call that needs it, never by `import tailnet`: once Go runs,
+  a fork is no longer harmless, and Python >= 3.12 warns at every one.
+- Every call goes through `_call`: it refuses a forked child before Go is reached (a call there
+  may hang for ever, and not even Ctrl-C would help), and turns code and answer into what Python
+  understands. That is a document (the library knew the answer at once), an `Fd` on which the
+  answer will arrive, or an exception from the table in errors.py.
+- What each function does is said in go/tailnet.h, once. None of them waits.
+
+Reading a reply is in _ops.py.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ._fd import Fd
+from ._version import __version__
+from .errors import Code, TailnetConfigError, TailnetForked, error_from_document
+
+if TYPE_CHECKING:
+    from . import _native
+
+log = logging.getLogger("tailnet")
+
+Document = Any  # what a JSON document decodes to
+
+# An answer in the call itself: a whois document has 2 to 6 KiB; a larger one comes by descriptor.
+_ROOM = 8 << 10
+
+
+class _Library:
+    """The loaded library, and the process it belongs to."""
+
+    def __init__(self) -> None:
+        self.native: type[_native] | Any = None
+        self._lock = threading.Lock()
+        self._owner: int | None = None
+        self._forked = False
+        os.register_at_fork(after_in_child=self._after_fork)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()  # another thread of the parent may have held it
+        self._forked = self._owner is not None
+
+    def usable(self) -> bool:
+        """Report whether Go runs in this process. Never loads it."""
+        # The pid as well, because fork in C code runs no Python hook; and the hook as well,
+        # because a child in a new pid namespace may have its parent's number.
+        return self._owner == os.getpid() and not self._forked and self.native is not None
+
+    def open(self) -> Any:
+        """Load the library, once.
+
+        Raises:
+            TailnetForked: it was loaded before this process was forked.
+            ImportError: it is missing, or of another version than the package.
+        """
+        if self.usable():
+            return self.native
+        if self._owner is not None and (self._forked or self._owner != os.getpid()):
+            raise TailnetForked(
+                "this process was forked after its parent had joined a tailnet, and the Go "
+                "runtime does not survive a fork. Inherited sockets and listeners work; for "
+                "anything else use the start method 'spawn' or 'forkserver', or join after the "
+                "fork."
+            )
+        with self._lock:
+            if self.native is None:
+                self._owner = os.getpid()  # from the import on there is no way back
+                from . import _native
+
+                self._check_version(_native)
+                self.native = _native
+        return self.native
+
+    @staticmethod
+    def _check_version(native: Any) -> None:
+        document = _invoke(native, native.lib.tailnet_versions)
+        if document["tailnet"] != __version__:
+            raise ImportError(
+                f"tailnet {__version__} found libtailnet {document['tailnet']} beside it: two "
+                "installations are mixed. Install the package again; in a source tree, `make lib`."
+            )
+
+
+_library = _Library()
+
+
+def usable() -> bool:
+    """Report whether the library runs in this very process, so that it may be called."""
+    return _library.usable()
+
+
+def require_usable() -> None:
+    """Raise TailnetForked in a forked child; load the library where it is not loaded."""
+    _library.open()
+
+
+def _call(function: str, *arguments: int | str | Mapping[str, Any]) -> Document | Fd:
+    native = _library.open()
+    return _invoke(native, getattr(native.lib, function), *arguments)
+
+
+def _call_for_handle(function: str, config: Mapping[str, Any]) -> tuple[int, Document | Fd]:
+    native = _library.open()
+    handle = native.ffi.new("tailnet_handle *")
+    document = _invoke(native, getattr(native.lib, function), config, handle)
+    return int(handle[0]), document
+
+
+def _invoke(native: Any, function: Any, *arguments: Any) -> Document | Fd:
+    room = native.ffi.new("char[]", _ROOM)
+    answer = native.ffi.new("tailnet_answer *", {"buf": room, "cap": _ROOM, "fd": -1})
+    code = function(*map(_encoded, arguments), answer)
+    if code == Code.PENDING:
+        return Fd(answer.fd)
+    text = native.ffi.unpack(room, answer.len)
+    if code == Code.OK:
+        return json.loads(text) if text else None
+    try:
+        document = json.loads(text)
+    except ValueError:  # cut: a text of ours that long is one that quotes an argument
+        document = {"message": text.decode(errors="replace")}
+    raise error_from_document({**document, "code": code})
+
+
+def _encoded(argument: Any) -> Any:
+    if isinstance(argument, Mapping):
+        argument = json.dumps(argument)
+    if not isinstance(argument, str):
+        return argument
+    if "\0" in argument:  # C would see the part before it
+        raise TailnetConfigError(f"{argument!r} holds a NUL character")
+    return argument.encode()
+
+
+def _keep_sigpipe_harmless() -> None:
+    """See to it that a write of Go's to a broken connection does not kill the process.
+
+    Go's own handler forgives SIGPIPE until the program sets the default action, a habit of
+    command lines. Writes to Python's descriptors use MSG_NOSIGNAL; those to the control server
+    and the relays cannot.
+    """
+    if signal.getsignal(signal.SIGPIPE) is not signal.SIG_DFL:
+        return
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        log.info("SIGPIPE is ignored from now on: its default action would end a tailnet node")
+    else:
+        log.warning(
+            "SIGPIPE has its default action: a broken connection to the control server may end "
+            "this process. Call signal.signal(signal.SIGPIPE, signal.SIG_IGN) in the main thread."
+        )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the library, of Tailscale's code and of Go."""
+    document: dict[str, str] = _call("tailnet_versions")
+    return document
+
+
+def stats() -> dict[str, int]:
+    """Return what the library holds now: goroutines, nodes, listeners, connections, heap."""
+    document: dict[str, int] = _call("tailnet_stats")
+    return document
+
+
+def logs() -> Fd:
+    """Open the stream of log lines."""
+    return _pending(_call("tailnet_logs"))
+
+
+def node_new(config: Mapping[str, Any]) -> int:
+    """Make a node that has not joined, and return its handle."""
+    handle, _ = _call_for_handle("tailnet_node_new", config)
+    return handle
+
+
+def node_up(node: int, args: Mapping[str, Any]) -> Document | Fd:
+    """Start one attempt to join."""
+    _keep_sigpipe_harmless()
+    return _call("tailnet_node_up", node, args)
+
+
+def node_close(node: int, timeout: float) -> Document | Fd:
+    """Start to drain and leave. The handle is invalid from now on."""
+    return _call("tailnet_node_close", node, max(0, min(int(timeout * 1000), (1 << 31) - 1)))
+
+
+def listen(node: int, args: Mapping[str, Any]) -> Document | Fd:
+    """Start to listen."""
+    return _call("tailnet_listen", node, args)
+
+
+def listener_close(listener: int) -> None:
+    """Refuse new connections. Idempotent."""
+    _library.open().lib.tailnet_listener_close(listener)
+
+
+def dial(node: int, args: Mapping[str, Any]) -> Document | Fd:
+    """Start to connect."""
+    return _call("tailnet_dial", node, args)
+
+
+def connection_was_reset(connection: int) -> bool:
+    """Report whether a connection was aborted; False where Go cannot be asked."""
+    if not connection or not usable():
+        return False
+    code: int = _library.native.lib.tailnet_connection_end(connection)
+    return code == Code.RESET
+
+
+def whois(node: int, address: str) -> Document | Fd:
+    """Ask who has an address."""
+    return _call("tailnet_whois", node, address)
+
+
+def status(node: int) -> Document | Fd:
+    """Ask for the status."""
+    return _call("tailnet_status", node)
+
+
+def watch(node: int) -> Fd:
+    """Open the stream of events."""
+    return _pending(_call("tailnet_watch", node))
+
+
+def testcontrol_start(config: Mapping[str, Any]) -> tuple[int, Document | Fd]:
+    """Start an offline control server in this process; for tailnet.testing."""
+    return _call_for_handle("tailnet_testcontrol_start", config)
+
+
+def testcontrol_do(control: int, args: Mapping[str, Any]) -> Document | Fd:
+    """Have the offline control server do something; for tailnet.testing."""
+    return _call("tailnet_testcontrol_do", control, args)
+
+
+def _pending(answer: Document | Fd) -> Fd:
+    if not isinstance(answer, Fd):
+        raise error_from_document(
+            {"code": Code.INTERNAL, "message": "the library gave no descriptor for a stream"}
+        )
+    return answer

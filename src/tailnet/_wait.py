@@ -1,0 +1,144 @@
+"""How to wait: the only module that knows poll(2) and the event loop.
+
+Slow operations are generators (`Steps`). They say what to wait for and know nothing of how; the
+same generator serves both faces. The protocol:
+
+- A generator yields `Wait(fd, deadline)`: wait until fd can be read, or deadline (of
+  `time.monotonic`) has passed; None for either means "not that". It is sent True when fd can be
+  read, and False when the deadline came first.
+- It yields `Call(function)` to have a function of the user's called; the asynchronous runner
+  also awaits what it returns. It is sent True.
+- What interrupts the waiting (KeyboardInterrupt, CancelledError, an exception of the user's
+  function) is thrown into the generator, whose `finally` cancels the operation before the
+  exception goes on to the caller.
+- A runner exhausts or closes the generator in every case.
+
+A runner for trio would be a third function here, on `trio.lowlevel.wait_readable`. The
+generators are in _ops.py and _node.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import select
+import time
+from collections.abc import Callable, Generator
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+
+class Wait(NamedTuple):
+    """Wait until `fd` can be read, until `deadline` at the latest."""
+
+    fd: int | None
+    deadline: float | None
+
+
+class Call(NamedTuple):
+    """Call a function of the user's."""
+
+    function: Callable[[], object]
+
+
+Steps = Generator[Wait | Call, bool, T]
+
+
+def wait(steps: Steps[T]) -> T:
+    """Run an operation in this thread and return what it returns."""
+    try:
+        want = next(steps)
+        while True:
+            try:
+                sent = _serve(want)
+            except BaseException as e:  # noqa: BLE001 - Ctrl-C above all; the generator re-raises
+                want = steps.throw(e)
+            else:
+                want = steps.send(sent)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    finally:
+        steps.close()  # an interrupt may hit between two lines of this function
+
+
+async def wait_async(steps: Steps[T]) -> T:
+    """Run an operation on the running event loop and return what it returns."""
+    try:
+        want = next(steps)
+        while True:
+            try:
+                sent = await _serve_async(want)
+            except BaseException as e:  # noqa: BLE001 - CancelledError above all
+                want = steps.throw(e)
+            else:
+                want = steps.send(sent)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    finally:
+        steps.close()
+
+
+def _serve(want: Wait | Call) -> bool:
+    if isinstance(want, Wait):
+        return _poll(want)
+    result = want.function()
+    if inspect.iscoroutine(result):
+        result.close()
+        raise TypeError(f"{want.function} is a coroutine function; only AsyncTailnet can await it")
+    return True
+
+
+async def _serve_async(want: Wait | Call) -> bool:
+    if isinstance(want, Wait):
+        return await _watch(want)
+    result = want.function()
+    if inspect.isawaitable(result):
+        await result
+    return True
+
+
+def _poll(want: Wait) -> bool:
+    # poll(2) and not select(2), which fails on descriptors above 1023. Python repeats it after
+    # a signal handler that does not raise (PEP 475).
+    poll = select.poll()
+    if want.fd is not None:
+        poll.register(want.fd, select.POLLIN)
+    while True:
+        milliseconds = None
+        if want.deadline is not None:
+            # Rounded up, so that the last round does not spin. poll(2) takes a C int: a
+            # deadline in a month needs several rounds.
+            left = max(0.0, want.deadline - time.monotonic())
+            milliseconds = min(math.ceil(left * 1000), 1 << 30)
+        if poll.poll(milliseconds):
+            return True
+        if want.deadline is not None and time.monotonic() >= want.deadline:
+            return False
+
+
+async def _watch(want: Wait) -> bool:
+    loop = asyncio.get_running_loop()
+    served: asyncio.Future[bool] = loop.create_future()
+
+    def serve(ready: bool) -> None:
+        if not served.done():
+            served.set_result(ready)
+
+    timer = None
+    if want.deadline is not None:
+        timer = loop.call_later(max(0.0, want.deadline - time.monotonic()), serve, False)
+    if want.fd is not None:
+        loop.add_reader(want.fd, serve, True)
+    try:
+        return await served
+    finally:
+        # Before the generator closes the descriptor: a closed one in the loop's selector would
+        # take the next owner of the number down with it.
+        if want.fd is not None:
+            loop.remove_reader(want.fd)
+        if timer is not None:
+            timer.cancel()
