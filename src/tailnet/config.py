@@ -1,0 +1,448 @@
+"""What a node is configured with, checked before anything starts.
+
+Rules of this file:
+
+- Every way in (`TailnetConfig(...)`, `from_file`, `from_env`, `model_validate`) ends in a valid
+  configuration or in a TailnetConfigError that names the fields and the reasons. pydantic's own
+  errors print the input, and with it keys: they go no further, not even as a cause.
+- Go sees only the environment the process was started with, so every variable is read here, when
+  the node joins, and passed on explicitly.
+
+The auth key comes from the first of these that is there:
+
+1. `auth_key`
+2. the environment variable TS_AUTHKEY, then TS_AUTH_KEY
+3. the file `auth_key_file`
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import ipaddress
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from .errors import TailnetConfigError
+from .retry import RetryPolicy
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["TailnetConfig"]
+
+T = TypeVar("T", bound="TailnetConfig")
+
+LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE)
+TAG = re.compile(r"tag:[a-zA-Z][a-zA-Z0-9-]*")
+
+# What tsnet would fall back to behind the configuration's back, and what from_env reads.
+OURS = {
+    "TS_AUTHKEY",
+    "TS_AUTH_KEY",
+    "TS_CLIENT_SECRET",
+    "TS_CLIENT_ID",
+    "TS_ID_TOKEN",
+    "TS_AUDIENCE",
+    "TS_CONTROL_URL",
+    "TSNET_FORCE_LOGIN",
+    "TS_HOSTNAME",
+    "TS_STATE_DIR",
+    "TS_ROUTES",
+    "TS_SOCKET",
+    "TS_TAGS",
+    "TS_EPHEMERAL",
+}
+# What else Tailscale's code and Go's standard library read from the environment.
+SHARED = {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+
+# from_env: variable -> field. The names are those of Tailscale's container image where it has one.
+VARIABLES = {
+    "TS_HOSTNAME": "hostname",
+    "TS_STATE_DIR": "state_dir",
+    "TS_ROUTES": "advertise_routes",
+    "TS_SOCKET": "tailscaled_socket",
+    "TS_TAGS": "tags",
+    "TS_EPHEMERAL": "ephemeral",
+}
+
+
+def _split(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _program_name() -> str:
+    """Return this program's name as a host name; tsnet's default would be the interpreter's."""
+    path = Path(sys.argv[0] if sys.argv and sys.argv[0] else "tailnet")
+    name = path.parent.name if path.stem in {"__main__", "__init__"} else path.stem
+    name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].strip("-")
+    return name if LABEL.fullmatch(name) and name != "c" else "tailnet"
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+
+
+class TailnetConfig(BaseModel):
+    """The settings of one node. Immutable; every field has a default.
+
+    Raises:
+        TailnetConfigError: for any value that cannot be used. Nothing was started.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, str_strip_whitespace=True
+    )
+
+    hostname: str = Field(
+        default_factory=_program_name,
+        description="The name asked for, a DNS label; control may assign name-1. Default: the "
+        "program's name. from_env: TS_HOSTNAME.",
+    )
+    auth_key: SecretStr | None = Field(
+        default=None, description="The key to join with. None: TS_AUTHKEY, then auth_key_file."
+    )
+    auth_key_file: Path | None = Field(
+        default=None, description="A file whose first line is the key. Read when joining."
+    )
+    client_secret: SecretStr | None = Field(
+        default=None,
+        description="An OAuth client secret to make a key with; needs tags. None: TS_CLIENT_SECRET.",
+    )
+    tags: Names = Field(default=(), description='Tags to ask for, "tag:name". from_env: TS_TAGS.')
+    control_url: str | None = Field(
+        default=None,
+        description="The control server, http(s)://host. None: TS_CONTROL_URL, then Tailscale's.",
+    )
+    state_dir: Path | None = Field(
+        default=None,
+        description="Where the node's identity is kept; made with mode 0700, and locked while in "
+        "use. None: $XDG_STATE_HOME/tailnet/<hostname>-<hash of control_url>; an ephemeral node "
+        "then keeps it in memory. from_env: TS_STATE_DIR.",
+    )
+    ephemeral: bool = Field(
+        default=False, description="Whether control forgets the node once it is gone."
+    )
+    port: int = Field(default=0, ge=0, le=65535, description="UDP port for peers. 0 picks one.")
+    backend: Literal["embedded", "tailscaled"] = Field(
+        default="embedded", description="A node in this process, or a tailscaled that runs."
+    )
+    tailscaled_socket: Path | None = Field(
+        default=None, description="tailscaled's socket. None: where Tailscale puts it."
+    )
+    tailscaled_managed: bool = Field(
+        default=False, description="Whether to run tailscaled as a child."
+    )
+    tailscaled_path: Path | None = Field(default=None, description="tailscaled. None: from PATH.")
+    accept_routes: bool = Field(default=False, description="Use the subnets that peers route.")
+    exit_node: str | None = Field(
+        default=None, description="The peer, by IP or name, that takes traffic to the internet."
+    )
+    advertise_routes: Names = Field(default=(), description="Subnets to offer, as CIDR.")
+    connect_timeout: float = Field(
+        default=10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds without any news from control after which an attempt fails.",
+    )
+    retry: RetryPolicy = Field(
+        default_factory=RetryPolicy, description="How to try again when control is unreachable."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least level that reaches logging.getLogger('tailnet')."
+    )
+    log_upload: bool = Field(
+        default=False, description="Whether logs go to Tailscale. One value for the process."
+    )
+    allow_host_network: bool = Field(
+        default=False,
+        description="Whether a dial to what is not on the tailnet may use this host's network.",
+    )
+
+    # --- every way in -------------------------------------------------------------------------
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as e:
+            problem = _explain(e, type(self))
+        else:
+            return
+        raise TailnetConfigError(problem)  # outside the except: no context that holds the input
+
+    @classmethod
+    def model_validate(cls: type[T], obj: Any, **kwargs: Any) -> T:
+        """Validate a mapping; as `TailnetConfig(**obj)`."""
+        return _validated(cls, lambda: super(TailnetConfig, cls).model_validate(obj, **kwargs))
+
+    @classmethod
+    def model_validate_json(cls: type[T], json_data: str | bytes | bytearray, **kwargs: Any) -> T:
+        """Validate a JSON object."""
+        return _validated(
+            cls, lambda: super(TailnetConfig, cls).model_validate_json(json_data, **kwargs)
+        )
+
+    def model_copy(self: T, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> T:
+        """Return a copy with some fields changed, validated as any other."""
+        del deep  # everything in it is immutable
+        fields = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self)(**{**fields, **(update or {})})
+
+    @classmethod
+    def from_file(cls: type[T], path: str | os.PathLike[str]) -> T:
+        """Read a TOML or JSON file: its section [tailnet], or [tailscale].
+
+        Relative paths in it are relative to the file's directory.
+
+        Raises:
+            TailnetConfigError: the file cannot be read, or holds what cannot be used.
+        """
+        path = Path(path)
+        problem = ""
+        document: Any = None
+        try:
+            text = path.read_text(encoding="utf-8")
+            document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        except OSError as e:
+            problem = f"cannot read {path}: {e.strerror}"
+        except ValueError as e:  # its message quotes a position, not the text
+            kind = "JSON" if path.suffix == ".json" else "TOML"
+            problem = f"{path} is not {kind}: {e}" if kind == "TOML" else f"{path} is not JSON"
+        if problem:
+            raise TailnetConfigError(problem)
+        sections = [s for s in ("tailnet", "tailscale") if isinstance(document, dict) and s in document]
+        if len(sections) != 1 or not isinstance(document[sections[0]], dict):
+            raise TailnetConfigError(f"{path} needs one section: [tailnet] or [tailscale]")
+        fields = dict(document[sections[0]])
+        for name in ("auth_key_file", "state_dir", "tailscaled_socket"):
+            if isinstance(fields.get(name), str):
+                fields[name] = path.parent / Path(fields[name]).expanduser()
+        return cls(**fields)
+
+    @classmethod
+    def from_env(cls: type[T], environ: Mapping[str, str] | None = None, **fields: Any) -> T:
+        """Take fields from TS_* variables; those given by name win.
+
+        Args:
+            environ: The environment; None is os.environ.
+            **fields: As of TailnetConfig.
+        """
+        environ = os.environ if environ is None else environ
+        found = {field: environ[name] for name, field in VARIABLES.items() if environ.get(name)}
+        return cls(**{**found, **fields})
+
+    # --- checks -------------------------------------------------------------------------------
+
+    @field_validator("hostname")
+    @classmethod
+    def _check_hostname(cls, value: str) -> str:
+        if not LABEL.fullmatch(value):
+            raise ValueError("must be a DNS label: letters, digits and inner hyphens, at most 63")
+        return value.lower()
+
+    @field_validator("tags")
+    @classmethod
+    def _check_tags(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(TAG.fullmatch(tag) for tag in value):
+            raise ValueError('each must look like "tag:name"')
+        return value
+
+    @field_validator("control_url")
+    @classmethod
+    def _check_control_url(cls, value: str | None) -> str | None:
+        return None if value is None else _control_url(value)
+
+    @field_validator("advertise_routes")
+    @classmethod
+    def _check_routes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for route in value:
+            try:
+                ipaddress.ip_network(route)
+            except ValueError:
+                raise ValueError(
+                    "each must be a subnet such as 10.1.0.0/16, without host bits"
+                ) from None
+        return value
+
+    @field_validator("auth_key", "client_secret")
+    @classmethod
+    def _check_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            _check_key(value.get_secret_value())
+        return value
+
+    @field_validator("exit_node")
+    @classmethod
+    def _check_exit_node(cls, value: str | None) -> str | None:
+        if value is not None and not value:
+            raise ValueError("must be an IP address or a name, or be left out")
+        return value
+
+    @model_validator(mode="after")
+    def _check_together(self) -> TailnetConfig:
+        if self.client_secret is not None and not self.tags:
+            raise ValueError("client_secret: needs tags, because a key it makes is for tagged nodes")
+        for path in (self.auth_key_file, self.state_dir, self.tailscaled_socket):
+            if path is not None and "\0" in str(path):
+                raise ValueError("a path holds a NUL character")
+        return self
+
+    # --- what the node is given ---------------------------------------------------------------
+
+    def resolved_control_url(self, environ: Mapping[str, str]) -> str:
+        """Return the control server's URL; "" is Tailscale's."""
+        if self.control_url is not None:
+            return self.control_url
+        value = environ.get("TS_CONTROL_URL", "")
+        try:
+            return _control_url(value) if value else ""
+        except ValueError as e:
+            problem = f"TS_CONTROL_URL: {e}"
+        raise TailnetConfigError(problem)
+
+    def resolved_state_dir(self, environ: Mapping[str, str]) -> str:
+        """Return the state directory; "" keeps the state in memory."""
+        if self.state_dir is not None:
+            return str(self.state_dir.expanduser().absolute())
+        if self.ephemeral:
+            return ""
+        base = environ.get("XDG_STATE_HOME") or os.path.join(  # noqa: PTH118 - strings throughout
+            environ.get("HOME") or str(Path("~").expanduser()), ".local", "state"
+        )
+        control = self.resolved_control_url(environ)
+        digest = hashlib.sha256(control.encode()).hexdigest()[:8]
+        return str(Path(base, "tailnet", f"{self.hostname}-{digest}").absolute())
+
+    def resolved_auth_key(self, environ: Mapping[str, str]) -> str:
+        """Return the key, by the order of this module; "" where there is none."""
+        if self.auth_key is not None:
+            return self.auth_key.get_secret_value()
+        for name in ("TS_AUTHKEY", "TS_AUTH_KEY"):
+            if key := environ.get(name, "").strip():
+                return _key_from(name, key)
+        if self.auth_key_file is None:
+            return ""
+        path = self.auth_key_file.expanduser()
+        try:
+            lines = path.read_text(encoding="utf-8").strip().splitlines()
+        except OSError as e:
+            problem = f"auth_key_file: cannot read {path}: {e.strerror}"
+        except UnicodeDecodeError:
+            problem = f"auth_key_file: {path} is not text"
+        else:
+            if lines:
+                return _key_from(f"auth_key_file {path}", lines[0].strip())
+            problem = f"auth_key_file: {path} is empty"
+        raise TailnetConfigError(problem)
+
+    def to_native(self, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Return the document of tailnet_node_new, with every variable and file resolved.
+
+        Raises:
+            TailnetConfigError: a file or variable behind a field cannot be used.
+        """
+        environ = os.environ if environ is None else environ
+        secret = self.client_secret.get_secret_value() if self.client_secret else ""
+        if not secret and self.tags:
+            secret = environ.get("TS_CLIENT_SECRET", "").strip()
+        return {
+            "backend": self.backend,
+            "hostname": self.hostname,
+            "auth_key": self.resolved_auth_key(environ) if self.backend == "embedded" else "",
+            "client_secret": secret,
+            "tags": list(self.tags),
+            "control_url": self.resolved_control_url(environ),
+            "state_dir": self.resolved_state_dir(environ),
+            "ephemeral": self.ephemeral,
+            "port": self.port,
+            "accept_routes": self.accept_routes,
+            "exit_node": self.exit_node or "",
+            "advertise_routes": list(self.advertise_routes),
+            "connect_timeout": self.connect_timeout,
+            "allow_host_network": self.allow_host_network,
+            "log_level": self.log_level,
+            "tailscaled_socket": str(self.tailscaled_socket or ""),
+            "tailscaled_managed": self.tailscaled_managed,
+            "tailscaled_path": str(self.tailscaled_path or ""),
+            "process": {"log_upload": self.log_upload, "env": _shared_environment(environ)},
+        }
+
+
+def _validated(cls: type[T], validate: Any) -> T:
+    try:
+        result: T = validate()
+    except ValidationError as e:
+        problem = _explain(e, cls)
+    else:
+        return result
+    raise TailnetConfigError(problem)
+
+
+def _explain(error: ValidationError, cls: type[TailnetConfig]) -> str:
+    """Say which fields are wrong and why, without any input."""
+    reasons = []
+    for detail in error.errors(include_url=False, include_context=False, include_input=False):
+        where = ".".join(map(str, detail["loc"]))
+        reason = detail["msg"].removeprefix("Value error, ")
+        if detail["type"] == "extra_forbidden":
+            reason = "is no setting"
+            if near := difflib.get_close_matches(where, cls.model_fields, n=1):
+                reason += f"; did you mean {near[0]}?"
+        reasons.append(f"{where}: {reason}" if where else reason)
+    return "; ".join(reasons)
+
+
+def _control_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be http://host[:port] or https://host[:port]")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("must have neither a user, nor a query, nor a fragment")
+    _ = parts.port  # raises ValueError for one that is none
+    return value.rstrip("/")
+
+
+def _check_key(key: str) -> None:
+    if not key.strip():
+        raise ValueError("must not be empty")
+    if not key.isprintable() or any(c.isspace() for c in key.strip()):
+        raise ValueError("holds white space or control characters")
+
+
+def _key_from(source: str, key: str) -> str:
+    try:
+        _check_key(key)
+    except ValueError as e:
+        problem = f"{source}: {e}"
+    else:
+        return key
+    raise TailnetConfigError(problem)
+
+
+def _shared_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that Tailscale's code keeps once per process."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if (name.startswith("TS_") and name not in OURS) or name.upper() in SHARED
+    }

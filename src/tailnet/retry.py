@@ -1,0 +1,40 @@
+"""When to try again: arithmetic only. What is worth a retry is said by the error's class."""
+
+from __future__ import annotations
+
+import random
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["RetryPolicy"]
+
+
+class RetryPolicy(BaseModel):
+    """How often, and after how long, `up()` tries again after a TailnetConnectError.
+
+    The defaults are the specification's: 5 retries, after 1, 2, 4, 8 and 16 s, each longer or
+    shorter by up to 20 %, so that many nodes do not come back in step after an outage.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    retries: int = Field(default=5, ge=0, description="Attempts after the first; 0 tries once.")
+    first_delay: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="Seconds.")
+    factor: float = Field(default=2.0, ge=1, allow_inf_nan=False, description="Of delay to delay.")
+    max_delay: float = Field(default=60.0, ge=0, allow_inf_nan=False, description="Seconds.")
+    jitter: float = Field(default=0.2, ge=0, le=1, description="The part a delay may differ by.")
+
+    def delay(
+        self, retry: int, *, retry_after: float | None = None, rng: random.Random | None = None
+    ) -> float:
+        """Return the seconds to wait before a retry.
+
+        Args:
+            retry: Its number, from 1.
+            retry_after: What the server asked for; never waited less.
+            rng: Where the jitter comes from; None is Python's shared one.
+        """
+        # The exponent is bounded: a float overflows at 2 ** 1024.
+        delay = min(self.first_delay * self.factor ** min(retry - 1, 256), self.max_delay)
+        uniform = rng.uniform if rng is not None else random.uniform
+        return max(delay * uniform(1 - self.jitter, 1 + self.jitter), retry_after or 0.0)
