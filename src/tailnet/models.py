@@ -1,0 +1,301 @@
+"""What a node tells: who has an address, its status, and the events of `watch()`.
+
+Rules of this file:
+
+- Models are frozen, hold what programs ask for, and keep the whole document in `raw`.
+- Names are the field's standard terms; a time that Go calls zero is None; a DNS name has no last
+  dot.
+- Every function here turns a document of go/tailnet.h into a model, and does nothing else.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+__all__ = [
+    "Event",
+    "EventsLost",
+    "Health",
+    "HealthChanged",
+    "KeyExpiry",
+    "LoginURL",
+    "Node",
+    "Peer",
+    "PeersChanged",
+    "StateChanged",
+    "Status",
+    "User",
+    "WhoIs",
+]
+
+IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+Raw: TypeAlias = Mapping[str, Any]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+# Go writes null for an empty list or map, and the year 1 for a time that is not set.
+_Text = Annotated[str, BeforeValidator(lambda v: "" if v is None else v)]
+_Name = Annotated[_Text, AfterValidator(lambda v: v.removesuffix("."))]
+_Names = Annotated[tuple[str, ...], BeforeValidator(lambda v: v or ())]
+_IPs = Annotated[tuple[IPAddress, ...], BeforeValidator(lambda v: v or ())]
+_Caps = Annotated[
+    Mapping[str, tuple[Any, ...]],
+    BeforeValidator(lambda v: {name: values or () for name, values in (v or {}).items()}),
+]
+_Time = Annotated[
+    datetime | None,
+    AfterValidator(lambda v: None if v is None or v.year <= 1 else v.astimezone(timezone.utc)),
+]
+
+
+class User(_Model):
+    """A person of the tailnet, or "tagged-devices" for nodes that belong to their tags."""
+
+    id: int = 0
+    login: _Text = Field(default="", description="Such as alice@example.com.")
+    display_name: _Text = ""
+    picture_url: _Text = ""
+
+
+class Node(_Model):
+    """A node of the tailnet.
+
+    Attributes:
+        name: Its MagicDNS name, fully qualified: "api.example.ts.net".
+        hostname: The first label of the name.
+        ips: Its addresses on the tailnet, IPv4 first.
+        key_expiry: When its key expires; None for never.
+        online: Whether control hears from it; None where control does not say.
+    """
+
+    id: int = 0
+    stable_id: _Text = ""
+    name: _Name = ""
+    hostname: _Text = ""
+    ips: _IPs = ()
+    tags: _Names = ()
+    os: _Text = ""
+    key_expiry: _Time = None
+    online: bool | None = None
+
+
+class WhoIs(_Model):
+    """Who has an address.
+
+    Attributes:
+        user: The person behind the node.
+        node: The node.
+        caps: What the tailnet's policy grants the caller towards this node: capability name to
+            its values, as the policy file has them.
+        raw: Tailscale's WhoIsResponse.
+    """
+
+    user: User
+    node: Node
+    caps: _Caps = {}
+    raw: Raw = Field(repr=False)
+
+
+class Peer(_Model):
+    """A node as the status has it.
+
+    Attributes:
+        name: Its MagicDNS name, fully qualified.
+        active: Whether there was traffic with it lately.
+        relay: The DERP region its traffic goes through where there is no direct path.
+        address: The "ip:port" its traffic goes to; "" without a direct path.
+        rx_bytes: Bytes received from it.
+        tx_bytes: Bytes sent to it.
+        last_handshake: Of WireGuard; None for never.
+    """
+
+    stable_id: _Text = ""
+    name: _Name = ""
+    hostname: _Text = ""
+    ips: _IPs = ()
+    tags: _Names = ()
+    os: _Text = ""
+    online: bool = False
+    active: bool = False
+    relay: _Text = ""
+    address: _Text = ""
+    rx_bytes: int = 0
+    tx_bytes: int = 0
+    last_handshake: _Time = None
+    key_expiry: _Time = None
+    expired: bool = False
+
+
+class Status(_Model):
+    """The state of a node and the peers it sees.
+
+    Attributes:
+        state: "Running", "NeedsLogin", "NeedsMachineAuth", "Starting", "Stopped" or "NoState".
+        self: This node.
+        peers: The others, by name.
+        tailnet: The tailnet's name.
+        magicdns_suffix: What MagicDNS names end with.
+        health: What is wrong, in words; empty where nothing is.
+        raw: Tailscale's ipnstate.Status.
+    """
+
+    state: str
+    self: Peer
+    peers: tuple[Peer, ...] = ()
+    tailnet: str = ""
+    magicdns_suffix: str = ""
+    health: _Names = ()
+    raw: Raw = Field(repr=False)
+
+
+class StateChanged(_Model):
+    """The node came to another state, as in `Status.state`."""
+
+    state: str
+
+
+class LoginURL(_Model):
+    """A person must visit `url` for the node to join, or to stay."""
+
+    url: str = Field(repr=False)
+
+
+class Health(_Model):
+    """One thing that is wrong; `severity` is "high", "medium" or "low"."""
+
+    code: str
+    severity: str
+    title: str
+    text: str
+
+
+class HealthChanged(_Model):
+    """What is wrong now; nothing, where `warnings` is empty."""
+
+    warnings: tuple[Health, ...] = ()
+
+
+class PeersChanged(_Model):
+    """Peers that are new or different, and the stable ids of those that left."""
+
+    changed: tuple[Peer, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+class KeyExpiry(_Model):
+    """When this node's key expires, None for never, and whether it has."""
+
+    expiry: _Time = None
+    expired: bool = False
+
+
+class EventsLost(_Model):
+    """The reader was too slow: `count` events were dropped. A fresh snapshot follows."""
+
+    count: int
+
+
+Event: TypeAlias = (
+    StateChanged | LoginURL | HealthChanged | PeersChanged | KeyExpiry | EventsLost
+)
+
+
+def parse_whois(document: Mapping[str, Any]) -> WhoIs:
+    """Make the model of a WhoIsResponse."""
+    node, user = document["Node"] or {}, document["UserProfile"] or {}
+    name = node.get("Name", "")
+    return WhoIs(
+        user=User(
+            id=user.get("ID", 0),
+            login=user.get("LoginName", ""),
+            display_name=user.get("DisplayName", ""),
+            picture_url=user.get("ProfilePicURL", ""),
+        ),
+        node=Node(
+            id=node.get("ID", 0),
+            stable_id=node.get("StableID", ""),
+            name=name,
+            hostname=name.partition(".")[0],
+            ips=tuple(prefix.partition("/")[0] for prefix in node.get("Addresses") or ()),
+            tags=node.get("Tags"),
+            os=(node.get("Hostinfo") or {}).get("OS", ""),
+            key_expiry=node.get("KeyExpiry"),
+            online=node.get("Online"),
+        ),
+        caps=document.get("CapMap"),
+        raw=document,
+    )
+
+
+def parse_status(document: Mapping[str, Any]) -> Status:
+    """Make the model of an ipnstate.Status."""
+    tailnet = document.get("CurrentTailnet") or {}
+    peers = (_peer(peer) for peer in (document.get("Peer") or {}).values())
+    return Status(
+        state=document["BackendState"],
+        self=_peer(document.get("Self") or {}),
+        peers=tuple(sorted(peers, key=lambda peer: peer.name)),
+        tailnet=tailnet.get("Name", ""),
+        magicdns_suffix=tailnet.get("MagicDNSSuffix", ""),
+        health=document.get("Health"),
+        raw=document,
+    )
+
+
+def _peer(document: Mapping[str, Any]) -> Peer:
+    name = document.get("DNSName", "")
+    return Peer(
+        stable_id=document.get("ID", ""),
+        name=name,
+        hostname=name.partition(".")[0],
+        ips=document.get("TailscaleIPs"),
+        tags=document.get("Tags"),
+        os=document.get("OS", ""),
+        online=document.get("Online", False),
+        active=document.get("Active", False),
+        relay=document.get("Relay", ""),
+        address=document.get("CurAddr", ""),
+        rx_bytes=document.get("RxBytes", 0),
+        tx_bytes=document.get("TxBytes", 0),
+        last_handshake=document.get("LastHandshake"),
+        key_expiry=document.get("KeyExpiry"),
+        expired=document.get("Expired", False),
+    )
+
+
+def _peers(document: Mapping[str, Any]) -> PeersChanged:
+    changed = tuple(
+        Peer(
+            stable_id=peer["id"],
+            name=peer["name"],
+            hostname=peer["name"].partition(".")[0],
+            ips=peer["ips"],
+            online=peer["online"],
+        )
+        for peer in document["changed"]
+    )
+    return PeersChanged(changed=changed, removed=tuple(document["removed"]))
+
+
+_EVENTS: Mapping[str, Callable[[Mapping[str, Any]], Event]] = {
+    "state": lambda e: StateChanged(state=e["state"]),
+    "login": lambda e: LoginURL(url=e["url"]),
+    "health": lambda e: HealthChanged(warnings=tuple(Health(**w) for w in e["warnings"])),
+    "peers": _peers,
+    "key_expiry": lambda e: KeyExpiry(expiry=e["expiry"], expired=e["expired"]),
+}
+
+
+def parse_event(document: Mapping[str, Any]) -> Event:
+    """Make the event of one line of tailnet_watch."""
+    if "lost" in document:
+        return EventsLost(count=document["lost"])
+    return _EVENTS[document["type"]](document)
