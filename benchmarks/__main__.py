@@ -19,9 +19,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from tailnet.testing import Testnet
-
 from tailnet import Tailnet, TailnetConfig
+from tailnet.testing import Testnet
 
 Dial = Callable[[], socket.socket]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from tailnet.testing import Testnet
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "oauth_proxy" / "proxy.py"

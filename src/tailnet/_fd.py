@@ -35,8 +35,7 @@ class Fd:
         self._socket.setblocking(False)
 
     def __del__(self) -> None:
-        # Nothing to warn about: whoever hands an Fd to users (Watch) warns itself. A close is
-        # right in every process.
+        # Nothing to warn about: what is behind it ends with the close, in the right process.
         if hasattr(self, "_socket"):
             self._socket.close()
 

@@ -91,9 +91,10 @@ class Lines:
     """A stream: one JSON object per line. Owns its descriptor."""
 
     def __init__(self, fd: Fd) -> None:
-        self.fd = fd
+        self._fd = fd
         self._text = bytearray()
         self._ended = False
+        self._waiting = 0
 
     def next(self, deadline: float | None, what: str) -> Steps[Any]:
         """Return the next object, or None at the end of the stream.
@@ -102,17 +103,27 @@ class Lines:
             TailnetTimeout: the deadline passed. The stream can be read on.
         """
         while (end := self._text.find(b"\n")) < 0:
-            if self._ended or self.fd.fileno() < 0:
+            if self._ended:
                 return None
+            self._waiting += 1
             try:
-                self._ended = yield from _read(self.fd, self._text, [], deadline, what)
-            except OSError:
-                if self.fd.fileno() >= 0:
-                    raise
-                self._ended = True  # another thread closed it, and so ended the wait
+                self._ended = yield from _read(self._fd, self._text, [], deadline, what)
+            finally:
+                self._waiting -= 1
+                if self._ended:
+                    self._fd.close()
         line = self._text[:end]
         del self._text[: end + 1]
         return json.loads(line)
+
+    def close(self) -> None:
+        """End the stream. Whoever waits gets what had arrived, then None. Idempotent."""
+        self._fd.shutdown()
+        # Not under somebody who waits: an event loop would never hear of a closed descriptor.
+        # The shutdown wakes him, and he closes it.
+        if not self._waiting:
+            self._ended = True
+            self._fd.close()
 
 
 def _read(

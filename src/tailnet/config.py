@@ -39,6 +39,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from typing_extensions import Self
 
 from .errors import TailnetConfigError
 from .retry import RetryPolicy
@@ -191,25 +192,25 @@ class TailnetConfig(BaseModel):
         raise TailnetConfigError(problem)  # outside the except: no context that holds the input
 
     @classmethod
-    def model_validate(cls: type[T], obj: Any, **kwargs: Any) -> T:
+    def model_validate(cls, obj: Any, **kwargs: Any) -> Self:
         """Validate a mapping; as `TailnetConfig(**obj)`."""
         return _validated(cls, lambda: super(TailnetConfig, cls).model_validate(obj, **kwargs))
 
     @classmethod
-    def model_validate_json(cls: type[T], json_data: str | bytes | bytearray, **kwargs: Any) -> T:
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **kwargs: Any) -> Self:
         """Validate a JSON object."""
         return _validated(
             cls, lambda: super(TailnetConfig, cls).model_validate_json(json_data, **kwargs)
         )
 
-    def model_copy(self: T, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> T:
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with some fields changed, validated as any other."""
         del deep  # everything in it is immutable
         fields = {name: getattr(self, name) for name in self.model_fields_set}
         return type(self)(**{**fields, **(update or {})})
 
     @classmethod
-    def from_file(cls: type[T], path: str | os.PathLike[str]) -> T:
+    def from_file(cls, path: str | os.PathLike[str]) -> Self:
         """Read a TOML or JSON file: its section [tailnet], or [tailscale].
 
         Relative paths in it are relative to the file's directory.
@@ -230,7 +231,9 @@ class TailnetConfig(BaseModel):
             problem = f"{path} is not {kind}: {e}" if kind == "TOML" else f"{path} is not JSON"
         if problem:
             raise TailnetConfigError(problem)
-        sections = [s for s in ("tailnet", "tailscale") if isinstance(document, dict) and s in document]
+        sections = [
+            s for s in ("tailnet", "tailscale") if isinstance(document, dict) and s in document
+        ]
         if len(sections) != 1 or not isinstance(document[sections[0]], dict):
             raise TailnetConfigError(f"{path} needs one section: [tailnet] or [tailscale]")
         fields = dict(document[sections[0]])
@@ -240,7 +243,7 @@ class TailnetConfig(BaseModel):
         return cls(**fields)
 
     @classmethod
-    def from_env(cls: type[T], environ: Mapping[str, str] | None = None, **fields: Any) -> T:
+    def from_env(cls, environ: Mapping[str, str] | None = None, **fields: Any) -> Self:
         """Take fields from TS_* variables; those given by name win.
 
         Args:
@@ -301,7 +304,9 @@ class TailnetConfig(BaseModel):
     @model_validator(mode="after")
     def _check_together(self) -> TailnetConfig:
         if self.client_secret is not None and not self.tags:
-            raise ValueError("client_secret: needs tags, because a key it makes is for tagged nodes")
+            raise ValueError(
+                "client_secret: needs tags, because a key it makes is for tagged nodes"
+            )
         for path in (self.auth_key_file, self.state_dir, self.tailscaled_socket):
             if path is not None and "\0" in str(path):
                 raise ValueError("a path holds a NUL character")

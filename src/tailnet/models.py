@@ -203,9 +203,7 @@ class EventsLost(_Model):
     count: int
 
 
-Event: TypeAlias = (
-    StateChanged | LoginURL | HealthChanged | PeersChanged | KeyExpiry | EventsLost
-)
+Event: TypeAlias = StateChanged | LoginURL | HealthChanged | PeersChanged | KeyExpiry | EventsLost
 
 
 def parse_whois(document: Mapping[str, Any]) -> WhoIs:

@@ -1,0 +1,86 @@
+"""Put a Python program on a tailnet: its own hostname, IP and identity; no daemon, no root.
+
+    with Tailnet(TailnetConfig(hostname="api")) as tn:
+        with tn.listen(":443") as listener:
+            conn, peer = listener.accept()
+            print(tn.whois(conn).user.login)
+
+`Tailnet` is a tailnet not yet joined; entering it gives a `TailnetHandle`, the live connection.
+`AsyncTailnet` and `AsyncTailnetHandle` are the same for asyncio. `tailnet.models` has what they
+answer, `tailnet.testing` an offline tailnet for tests. Importing this starts nothing.
+
+Read next: _tailnet.py.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from . import models
+from ._lib import versions
+from ._listener import TailnetListener
+from ._socket import TailnetSocket
+from ._tailnet import Tailnet, TailnetHandle, Watch
+from ._tailnet_async import AsyncTailnet, AsyncTailnetHandle, AsyncWatch
+from ._version import __version__
+from .config import TailnetConfig
+from .errors import (
+    TailnetApprovalRequired,
+    TailnetAuthError,
+    TailnetClosed,
+    TailnetConfigError,
+    TailnetConnectError,
+    TailnetDialError,
+    TailnetError,
+    TailnetForked,
+    TailnetInternalError,
+    TailnetListenError,
+    TailnetLoginRequired,
+    TailnetNameError,
+    TailnetNotRunning,
+    TailnetPeerNotFound,
+    TailnetRefused,
+    TailnetStateLocked,
+    TailnetTimeout,
+    TailnetUnreachable,
+    TailnetUnsupported,
+)
+from .retry import RetryPolicy
+
+__all__ = [
+    "AsyncTailnet",
+    "AsyncTailnetHandle",
+    "AsyncWatch",
+    "RetryPolicy",
+    "Tailnet",
+    "TailnetApprovalRequired",
+    "TailnetAuthError",
+    "TailnetClosed",
+    "TailnetConfig",
+    "TailnetConfigError",
+    "TailnetConnectError",
+    "TailnetDialError",
+    "TailnetError",
+    "TailnetForked",
+    "TailnetHandle",
+    "TailnetInternalError",
+    "TailnetListenError",
+    "TailnetListener",
+    "TailnetLoginRequired",
+    "TailnetNameError",
+    "TailnetNotRunning",
+    "TailnetPeerNotFound",
+    "TailnetRefused",
+    "TailnetSocket",
+    "TailnetStateLocked",
+    "TailnetTimeout",
+    "TailnetUnreachable",
+    "TailnetUnsupported",
+    "Watch",
+    "__version__",
+    "models",
+    "versions",
+]
+
+# Without a handler of the program's, warnings would be printed: a library does not print.
+logging.getLogger("tailnet").addHandler(logging.NullHandler())

@@ -1,0 +1,237 @@
+"""A listener: `TailnetListener`, a real listening socket that the library feeds.
+
+Rules of this file:
+
+- Python makes a unix listening socket at a path in a private directory; for each connection that
+  a peer makes on the tailnet, the library connects to it. So accept(2) works, in any code and in
+  any process that has the descriptor.
+- `Listening` is what one listener and its views share: it ends the listening in the process that
+  began it, and there only. In a forked child a close merely closes that child's copy.
+- Whoever else of this user connects to the path is turned away: only the process that owns the
+  node speaks for the tailnet (`SO_PEERCRED`). Readers of the descriptor in C do not check; the
+  directory's mode keeps other users out.
+
+What accept() returns is in _socket.py; who asks for a listener, in _node.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import socket
+import struct
+import sys
+import tempfile
+from typing import TYPE_CHECKING
+
+from . import _lib, _ops
+from ._socket import Address, TailnetSocket, TcpLike, parse_peer_name
+from .errors import TailnetConfigError
+
+if TYPE_CHECKING:
+    from ._node import LocalNode
+    from ._wait import Steps
+
+__all__ = ["TailnetListener"]
+
+# sun_path holds 108 bytes on Linux, 104 on macOS; the library adds nothing to the path.
+_LONGEST_PATH = 100
+
+_ANY = frozenset({"", "0.0.0.0", "::"})
+
+
+def listen(
+    node: LocalNode, address: str, backlog: int, deadline: float | None
+) -> Steps[TailnetListener]:
+    """Make a listener. Where it fails or is given up, nothing is left of it."""
+    if backlog < 1:
+        raise TailnetConfigError(f"backlog: must be at least 1, and is {backlog}")
+    listening = Listening(node, backlog)
+    try:
+        answer = yield from _ops.reply(
+            _lib.listen(
+                node.handle(),
+                {"address": address, "path": listening.path, "backlog": backlog},
+            ),
+            deadline,
+            f"node {node.name!r} to listen on {address}",
+            undo=lambda document: _lib.listener_close(document["listener"]),
+        )
+        listening.begin(**answer.document)
+        return TailnetListener(os.dup(listening.socket.fileno()), listening)
+    except BaseException:
+        listening.end()
+        raise
+
+
+class Listening:
+    """The library's listener and the socket it feeds, for one listener and all its views."""
+
+    def __init__(self, node: LocalNode, backlog: int) -> None:
+        self.node = node
+        self.ip = ""
+        self.port = 0
+        self.views: set[int] = set()  # ids of the TailnetListeners that are open
+        self._owner = os.getpid()
+        self._handle = 0
+        self._directory = _private_directory()
+        self.path = os.path.join(self._directory, "listener")  # noqa: PTH118 - a C string soon
+        # Kept for as long as the library feeds it, whatever becomes of the views: to wake
+        # processes that sit in accept(2), by a shutdown, when the listening ends.
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.bind(self.path)
+        self.socket.listen(backlog)
+
+    def begin(self, *, listener: int, ip: str, port: int, by_path: bool) -> None:
+        """Take over what the library answered."""
+        del by_path  # the path stays in any case: gunicorn fails where it cannot unlink it
+        self._handle, self.ip, self.port = listener, ip, port
+        self.node.listening.add(self)
+
+    def own_address(self, peer: str | None = None) -> Address:
+        """Return the (ip, port) that a peer, or anybody, connects to."""
+        if self.ip not in _ANY:
+            return self.ip, self.port
+        return self.node.own_ip(peer), self.port
+
+    def is_of_the_node(self, connection: socket.socket) -> bool:
+        """Report whether the process that owns the node made this connection."""
+        return _peer_pid(connection) in (self._owner, None)
+
+    def end(self) -> None:
+        """Give the port back and wake whoever sits in accept. Idempotent.
+
+        In a forked child, merely close the copy.
+        """
+        if os.getpid() == self._owner:
+            handle, self._handle = self._handle, 0
+            if handle and _lib.usable():
+                _lib.listener_close(handle)
+            self.node.listening.discard(self)
+            with contextlib.suppress(OSError):  # closed already
+                self.socket.shutdown(socket.SHUT_RDWR)
+            shutil.rmtree(self._directory, ignore_errors=True)
+        self.socket.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "socket"):
+            self.end()
+
+
+class TailnetListener(TcpLike):
+    """A listening socket on the tailnet, for everything that takes one.
+
+    Made by `tn.listen()`. `accept()` returns (TailnetSocket, (ip, port)); it, its timeouts and
+    `setblocking` are those of `socket.socket`. After a fork, children may accept on it while the
+    parent's node feeds it.
+
+    Closing the last of a listener and its views (`dup`, `as_inet`) gives the port back; so does
+    closing the node. Whoever sits in accept() then gets an OSError.
+    """
+
+    __slots__ = ("_listening",)
+
+    def __init__(self, fileno: int, listening: Listening, *, inet: bool = False) -> None:
+        super().__init__(fileno, listening.own_address(), inet=inet)
+        self._listening = listening
+        listening.views.add(id(self))
+
+    def __repr__(self) -> str:
+        state = "closed" if self.fileno() < 0 else f"fd={self.fileno()}"
+        return f"<{type(self).__name__} {state}, own={self._own}>"
+
+    def accept(self) -> tuple[TailnetSocket, Address]:
+        """Return the next connection and its peer's (ip, port).
+
+        Raises:
+            TimeoutError: none came within `settimeout()`.
+            BlockingIOError: the listener is non-blocking, and none is there.
+            OSError: the listener or its node was closed.
+        """
+        while True:
+            try:
+                fd, name = self._accept()  # type: ignore[attr-defined]
+            except OSError as e:
+                if e.errno != errno.EINVAL:
+                    raise
+                raise OSError(errno.EINVAL, "this listener or its node was closed") from None
+            peer = parse_peer_name(name)
+            connection = TailnetSocket(
+                fd,
+                own=self._listening.own_address(peer.address[0] if peer else None),
+                peer=peer.address if peer else ("", 0),
+                connection=peer.connection if peer else 0,
+                keeps=self._listening.node,
+                inet=self._inet,
+            )
+            if peer is not None and self._listening.is_of_the_node(connection):
+                # As socket.accept: a new socket blocks, whatever this one does.
+                if socket.getdefaulttimeout() is None:
+                    connection.setblocking(True)
+                return connection, peer.address
+            connection.close()  # somebody on this machine, who is no peer
+
+    def dup(self) -> TailnetListener:
+        """Return another listener on the same port, not inheritable."""
+        return self._view(inet=self._inet)
+
+    def as_inet(self) -> TailnetListener:
+        """Return a view of this listener whose `family`, and its connections', is that of TCP.
+
+        For servers that hide the peer of a unix socket (hypercorn, waitress). Not for event loops
+        in C such as uvloop, which then treat the descriptor as one of TCP and fail.
+        """
+        return self._view(inet=True)
+
+    def plain(self) -> socket.socket:
+        """Return an exact `socket.socket` on the same descriptor, for code that insists on one.
+
+        Its accept() names the peer as the kernel does; `tn.whois()` understands that. Closing it
+        does not give the port back: close this listener, or the node, for that.
+        """
+        self._listening.node.pinned.add(self)  # dropped by its user, it must go on
+        plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, os.dup(self.fileno()))
+        plain.settimeout(self.gettimeout())
+        return plain
+
+    def detach(self) -> int:
+        """Give the descriptor away. It is fed until the node closes."""
+        self._listening.node.pinned.add(self._listening)
+        return super().detach()
+
+    def close(self) -> None:
+        """Close this view; with the last one, stop listening. Idempotent."""
+        if self.fileno() >= 0:
+            listening = self._listening
+            listening.views.discard(id(self))
+            listening.node.pinned.discard(self)
+            if not listening.views:
+                listening.end()
+        super().close()
+
+    def _view(self, *, inet: bool) -> TailnetListener:
+        view = type(self)(os.dup(self.fileno()), self._listening, inet=inet)
+        view.settimeout(self.gettimeout())
+        return view
+
+
+def _private_directory() -> str:
+    """Make a directory of mode 0700 whose path is short enough for a socket in it."""
+    parent = tempfile.gettempdir()
+    if len(os.fsencode(parent)) + len("/tailnet-xxxxxxxx/listener") > _LONGEST_PATH:
+        parent = "/tmp"  # noqa: S108 - mkdtemp's directory is private, and its name unguessable
+    return tempfile.mkdtemp(prefix="tailnet-", dir=parent)
+
+
+def _peer_pid(connection: socket.socket) -> int | None:
+    """Return the process that made a connection; None where the platform cannot tell."""
+    if sys.platform == "linux":
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        pid, _, _ = struct.unpack("3i", credentials)  # struct ucred: pid, uid, gid
+        return int(pid)
+    if sys.platform == "darwin":
+        sol_local, local_peerpid = 0, 2  # <sys/un.h>; Python has no names for them
+        return int(socket.socket.getsockopt(connection, sol_local, local_peerpid))
+    return None

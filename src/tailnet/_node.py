@@ -1,0 +1,352 @@
+"""A node of this process: what it can be asked, once, for both faces.
+
+Rules of this file:
+
+- Slow operations are generators of the protocol in _wait.py; _tailnet.py and _tailnet_async.py
+  run them, and add nothing but the waiting.
+- `LocalNode` owns the library's handle. It is created by the first up(), because only then are
+  variables and files behind the configuration read, and given back by close().
+- In a forked child everything raises TailnetForked, and nothing is torn down.
+- A node that nobody holds any more is closed, with a ResourceWarning; at interpreter exit every
+  node is closed, so that what was written arrives and peers see their connections end.
+
+The waiting is in _wait.py, the calls in _lib.py.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import ipaddress
+import logging
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from . import _lib, _listener, _logs, _ops
+from ._fd import Fd
+from ._socket import TailnetSocket, parse_address, parse_peer_name
+from ._wait import Call, Steps
+from .config import TailnetConfig
+from .errors import (
+    TailnetClosed,
+    TailnetConfigError,
+    TailnetConnectError,
+    TailnetError,
+    TailnetLoginRequired,
+    TailnetTimeout,
+)
+from .models import IPAddress, Status, WhoIs, parse_status, parse_whois
+
+log = logging.getLogger("tailnet")
+
+OnLogin = Callable[[str], object]
+
+# How long connections may take to deliver what was written, when a node closes.
+CLOSE_TIMEOUT = 3.0
+# What the library may take after that: it gives tsnet's own Close 3 s (go/internal/node).
+_CLOSE_MARGIN = 4.0
+
+
+class LocalNode:
+    """A node, from before it joins until after it has left."""
+
+    def __init__(self, config: TailnetConfig) -> None:
+        self.config = config
+        self.hostname = ""
+        self.fqdn = ""
+        self.ips: tuple[IPAddress, ...] = ()
+        self.joined = False
+        self.closed = False
+        self.listening: weakref.WeakSet[_listener.Listening] = weakref.WeakSet()
+        self.pinned: set[object] = set()  # listeners that go on although their user dropped them
+        self._lock = threading.Lock()
+        self._handle = 0
+        self._document: dict[str, Any] = {}  # what the handle was made of
+
+    @property
+    def name(self) -> str:
+        """The name it was given, or asks for."""
+        return self.hostname or self.config.hostname
+
+    def __repr__(self) -> str:
+        where = f"{self.fqdn} {self.ips[0]}" if self.joined else self.config.hostname
+        state = "closed" if self.closed else "up" if self.joined else "not joined"
+        return f"{where} {self.config.backend} {state}"
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", 0) and _lib.usable():
+            if self.joined:
+                warnings.warn(f"unclosed tailnet node {self!r}", ResourceWarning, source=self)
+            with contextlib.suppress(TailnetError):
+                self._leave(CLOSE_TIMEOUT)
+
+    # --- joining and leaving ------------------------------------------------------------------
+
+    def up(self, timeout: float | None, on_login: OnLogin | None) -> Steps[None]:
+        """Join, with retries."""
+        deadline = _ops.deadline_of(timeout)
+        args = {"wait_for_person": on_login is not None, "known_url": ""}
+        policy = self.config.retry
+        cause: TailnetConnectError | None = None
+        retry = 0
+        while True:
+            url = ""
+            try:
+                yield from self._attempt(args, deadline)
+            except TailnetLoginRequired as e:
+                if on_login is None:
+                    raise
+                url = e.url
+            except TailnetConnectError as e:
+                cause = e
+            except TailnetTimeout as e:
+                raise e from cause
+            else:
+                return
+            if on_login is not None and url:
+                args["known_url"] = url
+                yield Call(functools.partial(on_login, url))
+                continue
+            assert cause is not None  # noqa: S101 - one of the two brought us here
+            retry += 1
+            if retry > policy.retries:
+                raise _after(retry, cause)
+            delay = policy.delay(retry, retry_after=cause.retry_after)
+            log.warning(
+                "[%s] %s; retry %d of %d in %.1f s", self.name, cause, retry, policy.retries, delay
+            )
+            try:
+                yield from _ops.sleep(delay, deadline, f"{cause} (retry {retry})")
+            except TailnetTimeout as e:
+                raise e from cause
+
+    def _attempt(self, args: dict[str, Any], deadline: float | None) -> Steps[None]:
+        if self.joined and not self.closed:
+            _lib.require_usable()
+            return
+        handle = yield from self._made(deadline)
+        answer = yield from _ops.reply(
+            _lib.node_up(handle, args), deadline, f"node {self.name!r} to join the tailnet"
+        )
+        identity = answer.document
+        self.hostname, self.fqdn = identity["hostname"], identity["fqdn"]
+        self.ips = tuple(ipaddress.ip_address(ip) for ip in identity["ips"])
+        self.joined = True
+        self._document["auth_key"] = self._document["client_secret"] = ""  # needed no more
+
+    def _made(self, deadline: float | None) -> Steps[int]:
+        """Return the library's handle, made of what the configuration says now.
+
+        A pending node is kept while that is the same; a key that was replaced since a failure
+        takes effect with a new one.
+        """
+        _lib.require_usable()
+        document = self.config.to_native()
+        with self._lock:
+            if self.closed:
+                raise _closed(self)
+            if self._handle and self._document == document:
+                return self._handle
+            former = self._leave(0.0) if self._handle else None
+        yield from _ops.reply(former, deadline, f"the former node {self.name!r} to leave")
+        with self._lock:
+            if self.closed:
+                raise _closed(self)
+            if not self._handle:
+                _logs.reader.retain()
+                try:
+                    self._handle = _lib.node_new(document)
+                except BaseException:
+                    _logs.reader.release()
+                    raise
+                self._document = document
+                _live.add(self)
+            return self._handle
+
+    def close(self, timeout: float) -> Steps[None]:
+        """Drain for at most `timeout` seconds and leave."""
+        if timeout < 0:
+            raise TailnetConfigError(f"timeout: must not be negative, and is {timeout}")
+        leaving = self.start_closing(timeout)
+        if leaving is None:
+            return
+        try:
+            answer = yield from _ops.reply(
+                leaving, _ops.deadline_of(timeout + _CLOSE_MARGIN), f"node {self.name!r} to leave"
+            )
+        except TailnetTimeout as e:  # it goes on by itself; the handle is gone
+            log.warning("[%s] %s", self.name, e)
+        else:
+            if answer.document is not None and not answer.document["drained"]:
+                log.warning(
+                    "[%s] connections were cut off after %.1f s of closing", self.name, timeout
+                )
+
+    def start_closing(self, timeout: float) -> Fd | None:
+        """Begin to leave; None where there is nothing to wait for."""
+        if self._handle:
+            _lib.require_usable()  # before the lock: in a forked child it may be held for ever
+        with self._lock:
+            self.closed = True
+            return self._leave(timeout) if self._handle else None
+
+    def _leave(self, timeout: float) -> Fd | None:
+        handle, self._handle = self._handle, 0
+        _live.discard(self)
+        leaving = _lib.node_close(handle, timeout)
+        # After the call, which refuses new connections: wake every accept, also in children.
+        for listening in list(self.listening):
+            listening.end()
+        self.pinned.clear()
+        _logs.reader.release()
+        return leaving if isinstance(leaving, Fd) else None
+
+    def is_ours(self) -> bool:
+        """Report whether leaving is this process's business: not in a forked child."""
+        return not self._handle or _lib.usable()
+
+    def handle(self) -> int:
+        """Return the library's handle of a node that is up.
+
+        Raises:
+            TailnetClosed: it was closed.
+        """
+        if not self._handle:
+            raise _closed(self)
+        return self._handle
+
+    # --- what can be asked of it --------------------------------------------------------------
+
+    def listen(
+        self, address: str | tuple[str, int], backlog: int, timeout: float | None
+    ) -> Steps[_listener.TailnetListener]:
+        """Make a listener."""
+        deadline = _ops.deadline_of(timeout)
+        return _listener.listen(self, address_text(address), backlog, deadline)
+
+    def dial(
+        self, address: str | tuple[str, int], timeout: float | None, leave_timeout: float | None
+    ) -> Steps[TailnetSocket]:
+        """Connect; `leave_timeout` is the new socket's own."""
+        text = address_text(address)
+        answer = yield from _ops.reply(
+            _lib.dial(self.handle(), {"address": text}),
+            _ops.deadline_of(timeout),
+            f"a connection to {text}",
+        )
+        assert answer.fd is not None  # noqa: S101 - the contract of tailnet_dial
+        connection = TailnetSocket(
+            answer.fd,
+            own=parse_address(answer.document["local"]),
+            peer=parse_address(answer.document["remote"]),
+            connection=answer.document["connection"],
+            keeps=self,
+        )
+        connection.settimeout(leave_timeout)
+        return connection
+
+    def whois(self, target: Any, timeout: float | None) -> Steps[WhoIs]:
+        """Say who has an address."""
+        answer = yield from _ops.reply(
+            _lib.whois(self.handle(), target_text(target)),
+            _ops.deadline_of(timeout),
+            "who has that address",
+        )
+        return parse_whois(answer.document)
+
+    def status(self, timeout: float | None) -> Steps[Status]:
+        """Say how the node and its peers are."""
+        answer = yield from _ops.reply(
+            _lib.status(self.handle()), _ops.deadline_of(timeout), "the status"
+        )
+        return parse_status(answer.document)
+
+    def watch(self) -> _ops.Lines:
+        """Open the stream of events."""
+        return _ops.Lines(_lib.watch(self.handle()))
+
+    def own_ip(self, peer: str | None = None) -> str:
+        """Return this node's address, of the peer's family."""
+        version = 6 if peer is not None and ":" in peer else 4
+        return str(next((ip for ip in self.ips if ip.version == version), self.ips[0]))
+
+
+def address_text(address: Any) -> str:
+    """Return "host:port" for what names an address: that, or (host, port) as sockets have it.
+
+    Raises:
+        TailnetConfigError: it is neither.
+    """
+    if isinstance(address, str):
+        return address
+    if isinstance(address, (tuple, list)) and len(address) >= 2:
+        host, port = address[:2]
+        if isinstance(host, (str, ipaddress.IPv4Address, ipaddress.IPv6Address)) and isinstance(
+            port, int
+        ):
+            host = str(host)
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    raise TailnetConfigError(f'address {address!r}: want "host:port" or (host, port)')
+
+
+def target_text(target: Any) -> str:
+    """Return the address of what whois may be asked about.
+
+    Raises:
+        TailnetConfigError: it has none.
+    """
+    for ask in (
+        lambda: target.getpeername(),
+        lambda: target.get_extra_info("peername"),  # an asyncio transport or StreamWriter
+    ):
+        with contextlib.suppress(AttributeError):
+            target = ask()
+            break
+    if isinstance(target, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
+        return str(target)
+    if (name := parse_peer_name(target)) is not None:  # of a plain socket, or one in C
+        target = name.address
+    if isinstance(target, (str, tuple, list)):
+        return address_text(target)
+    raise TailnetConfigError(f"whois: {target!r} is no address of the tailnet, and no connection")
+
+
+def _closed(node: LocalNode) -> TailnetClosed:
+    state = "was closed" if node.closed else "has not joined"
+    return TailnetClosed(f"node {node.name!r} {state}; make a new Tailnet to join again")
+
+
+def _after(attempts: int, cause: TailnetConnectError) -> TailnetConnectError:
+    """Return the last attempt's error, saying how many there were."""
+    if attempts == 1:
+        return cause
+    error = TailnetConnectError(f"{cause} (the last of {attempts} attempts)", code=cause.code)
+    error.retry_after = cause.retry_after
+    return error
+
+
+_live: weakref.WeakSet[LocalNode] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Close every node, all at the same time, when the interpreter ends."""
+    from ._wait import wait
+
+    if not _lib.usable():
+        return
+    nodes = list(_live)
+    leaving: list[Fd] = []
+    for node in nodes:
+        with contextlib.suppress(TailnetError):
+            if (fd := node.start_closing(CLOSE_TIMEOUT)) is not None:
+                leaving.append(fd)
+    deadline = time.monotonic() + CLOSE_TIMEOUT
+    for fd in leaving:
+        with contextlib.suppress(TailnetError):
+            wait(_ops.reply(fd, deadline, "a node to leave"))

@@ -1,0 +1,321 @@
+"""The synchronous face: `Tailnet`, not yet joined, and `TailnetHandle`, the live connection.
+
+Rules of this file:
+
+- Nothing here knows how anything is done: each method runs one generator of _node.py. Its
+  asynchronous twin, _tailnet_async.py, differs in the waiting alone.
+- What both faces share without waiting is in the two base classes.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, cast
+
+from . import _ops
+from ._listener import TailnetListener
+from ._node import CLOSE_TIMEOUT, LocalNode, OnLogin
+from ._socket import Address, TailnetSocket
+from ._wait import wait
+from .config import TailnetConfig
+from .errors import TailnetClosed
+from .models import Event, IPAddress, Status, WhoIs, parse_event
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Tailnet", "TailnetHandle", "Watch"]
+
+# What http.client and others pass to mean "as socket.setdefaulttimeout() has it".
+DEFAULT_TIMEOUT = cast("float | None", getattr(socket, "_GLOBAL_DEFAULT_TIMEOUT", None))
+
+WATCHING = "an event of the node"
+
+WhoIsTarget = Any  # an address in any form, or a connection
+
+
+class TailnetBase:
+    """A tailnet that is not joined yet: a configuration, and the node it will be."""
+
+    def __init__(self, config: TailnetConfig | None = None, /, **fields: Any) -> None:
+        if config is None:
+            config = TailnetConfig(**fields)
+        elif fields:
+            config = config.model_copy(update=fields)
+        self._node = LocalNode(config)
+
+    @property
+    def config(self) -> TailnetConfig:
+        """The configuration."""
+        return self._node.config
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._node!r}>"
+
+
+class HandleBase:
+    """A node that has joined: what control assigned, not what was asked for."""
+
+    def __init__(self, node: LocalNode) -> None:
+        self._node = node
+
+    @property
+    def hostname(self) -> str:
+        """The node's name, the first label of `fqdn`."""
+        return self._node.hostname
+
+    @property
+    def fqdn(self) -> str:
+        """The node's MagicDNS name, fully qualified; "" where MagicDNS is off."""
+        return self._node.fqdn
+
+    @property
+    def ip(self) -> IPAddress:
+        """The node's IPv4 address, or its IPv6 one where there is no other."""
+        return min(self._node.ips, key=lambda ip: ip.version)
+
+    @property
+    def ips(self) -> tuple[IPAddress, ...]:
+        """All addresses of the node."""
+        return self._node.ips
+
+    @property
+    def config(self) -> TailnetConfig:
+        """The configuration it joined with."""
+        return self._node.config
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._node.closed
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._node!r}>"
+
+
+class Tailnet(TailnetBase):
+    """A tailnet to join: `with Tailnet(config) as tn`, or `tn = Tailnet(config).up()`.
+
+    Args:
+        config: The configuration; without one, or on top of it, `fields` are TailnetConfig's.
+
+    Raises:
+        TailnetConfigError: a value cannot be used. Nothing was started.
+    """
+
+    def up(self, timeout: float | None = None, *, on_login: OnLogin | None = None) -> TailnetHandle:
+        """Join the tailnet and return the live connection; at once where it has joined.
+
+        Args:
+            timeout: Seconds for everything, retries included; None leaves it to the
+                configuration's `connect_timeout` and `retry`.
+            on_login: Called with the URL where a person must log in; up() then goes on waiting,
+                for that and for an admin's approval.
+
+        Raises:
+            TailnetConfigError: a file or variable behind the configuration cannot be used.
+            TailnetAuthError: the control server refuses the key or the node.
+            TailnetLoginRequired: a person must log in at its `url`. The node stays pending: the
+                next up() goes on with the same login.
+            TailnetApprovalRequired: an admin must approve the machine. The node stays pending.
+            TailnetConnectError: the control server cannot be reached, after all retries.
+            TailnetNotRunning: backend="tailscaled", and there is no usable daemon.
+            TailnetStateLocked: another node holds the state directory.
+            TailnetTimeout: `timeout` passed; `__cause__` is the last failed attempt.
+            TailnetClosed: this Tailnet was closed.
+
+        After any of these, or an interrupt, nothing of the attempt runs on, except a pending
+        login; up() may be called again until close().
+        """
+        wait(self._node.up(timeout, on_login))
+        return TailnetHandle(self._node)
+
+    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Leave the tailnet, or give up a pending login. Idempotent; see TailnetHandle.close."""
+        wait(self._node.close(timeout))
+
+    def __enter__(self) -> TailnetHandle:
+        return self.up()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._node.is_ours():
+            self.close()
+
+
+class TailnetHandle(HandleBase):
+    """The live connection to a tailnet. Made by `Tailnet.up()`, or by entering a Tailnet."""
+
+    def listen(
+        self,
+        address: str | Address,
+        *,
+        backlog: int = 128,
+        timeout: float | None = None,
+    ) -> TailnetListener:
+        """Listen for TCP connections of the tailnet, and return a real listening socket.
+
+        Args:
+            address: ":80" or "0.0.0.0:80" for every address of the node, "ip:port" for one;
+                port 0 picks one (`getsockname()` tells). Or (host, port).
+            backlog: How many connections may wait for accept(); beyond, peers are refused.
+            timeout: Seconds for listening to begin.
+
+        Raises:
+            TailnetListenError: the port is taken (EADDRINUSE), or the address is not the node's
+                (EADDRNOTAVAIL).
+            TailnetConfigError: the address makes no sense.
+            TailnetClosed: the node was closed.
+
+        After a failure or an interrupt nothing is left of it.
+        """
+        return wait(self._node.listen(address, backlog, timeout))
+
+    def dial(self, address: str | Address, *, timeout: float | None = None) -> TailnetSocket:
+        """Connect to a peer and return a real connected, blocking socket.
+
+        Args:
+            address: "host:port" or (host, port); the host is a name of the tailnet, short or
+                fully qualified, or an IP address.
+            timeout: Seconds for the connection to be made; None leaves it to TCP.
+
+        Raises:
+            TailnetRefused: the peer refuses.
+            TailnetUnreachable: not on the tailnet, or no answer.
+            TailnetNameError: the tailnet knows no such name.
+            TailnetDialError: any other failure; `errno` says which.
+            TailnetTimeout: `timeout` passed.
+            TailnetAuthError: this node is no longer logged in.
+            TailnetClosed: the node was closed.
+
+        After a failure or an interrupt nothing is left of it.
+        """
+        return wait(self._node.dial(address, timeout, None))
+
+    def create_connection(
+        self,
+        address: Address,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        source_address: Address | None = None,
+        *,
+        all_errors: bool = False,
+    ) -> TailnetSocket:
+        """Connect as `socket.create_connection` does; the socket keeps the timeout.
+
+        `source_address` and `all_errors` are there for callers that pass them; a node has one
+        address of each family, and a name one address.
+
+        Raises: as dial().
+        """
+        if timeout is DEFAULT_TIMEOUT:
+            timeout = socket.getdefaulttimeout()
+        return wait(self._node.dial(address, timeout, timeout))
+
+    def whois(self, target: WhoIsTarget, *, timeout: float | None = None) -> WhoIs:
+        """Say who is behind an address of the tailnet.
+
+        Args:
+            target: An accepted connection (also when wrapped in TLS), a peer address as accept()
+                returns it, an IP address, or an asyncio transport or StreamWriter.
+            timeout: Seconds; most answers come from a cache.
+
+        Raises:
+            TailnetPeerNotFound: nobody on the tailnet has that address.
+            TailnetConfigError: `target` has no address.
+            TailnetTimeout: `timeout` passed.
+            TailnetClosed: the node was closed.
+        """
+        return wait(self._node.whois(target, timeout))
+
+    def status(self, *, timeout: float | None = None) -> Status:
+        """Return the state of the node and of the peers it sees.
+
+        Raises:
+            TailnetTimeout: `timeout` (seconds) passed.
+            TailnetClosed: the node was closed.
+        """
+        return wait(self._node.status(timeout))
+
+    def watch(self) -> Watch:
+        """Return what changes, as an iterator of events that starts with how things are.
+
+        Raises:
+            TailnetClosed: the node was closed.
+        """
+        return Watch(self._node)
+
+    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Leave the tailnet. Idempotent.
+
+        No connection is accepted from now on; what was written to the open ones is delivered,
+        and their peers see them end. After `timeout` seconds those left are cut off. Listeners
+        and watches end. An interrupt does not stop it: it goes on in the background.
+
+        Raises:
+            TailnetForked: this is a forked child; the node is its parent's.
+        """
+        wait(self._node.close(timeout))
+
+    def __enter__(self) -> Self:
+        if self._node.closed:
+            raise TailnetClosed(f"node {self._node.name!r} was closed")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._node.is_ours():
+            self.close()
+
+
+class Watch(Iterator[Event]):
+    """The events of a node; see `tailnet.models`. Ends when the node is closed, or by close().
+
+    A reader that falls behind gets EventsLost, and then how things are, from the beginning.
+    """
+
+    def __init__(self, node: LocalNode) -> None:
+        self._lines = node.watch()
+
+    def next(self, timeout: float | None = None) -> Event:
+        """Return the next event.
+
+        Raises:
+            TailnetTimeout: `timeout` (seconds) passed. Nothing is lost; ask again.
+            StopIteration: the node was closed, or close() called.
+        """
+        line = wait(self._lines.next(_ops.deadline_of(timeout), WATCHING))
+        if line is None:
+            raise StopIteration
+        return parse_event(line)
+
+    def __next__(self) -> Event:
+        return self.next()
+
+    def close(self) -> None:
+        """End it, also for a thread that waits in it. Idempotent."""
+        self._lines.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_lines"):
+            self.close()

@@ -1,0 +1,161 @@
+"""The asynchronous face: `AsyncTailnet` and `AsyncTailnetHandle`, for asyncio.
+
+Rules of this file: as of _tailnet.py, whose methods these are, with `await`. Sockets are
+non-blocking, as event loops want them; no thread is started. A task that is cancelled leaves what
+an interrupt leaves in the synchronous twin.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from . import _ops
+from ._listener import TailnetListener
+from ._node import CLOSE_TIMEOUT, LocalNode, OnLogin
+from ._socket import Address, TailnetSocket
+from ._tailnet import DEFAULT_TIMEOUT, WATCHING, HandleBase, TailnetBase, WhoIsTarget
+from ._wait import wait_async
+from .errors import TailnetClosed
+from .models import Event, Status, WhoIs, parse_event
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["AsyncTailnet", "AsyncTailnetHandle", "AsyncWatch"]
+
+
+class AsyncTailnet(TailnetBase):
+    """A tailnet to join: `async with AsyncTailnet(config) as tn`; see Tailnet."""
+
+    async def up(
+        self, timeout: float | None = None, *, on_login: OnLogin | None = None
+    ) -> AsyncTailnetHandle:
+        """Join; see Tailnet.up. `on_login` may be a coroutine function."""
+        await wait_async(self._node.up(timeout, on_login))
+        return AsyncTailnetHandle(self._node)
+
+    async def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Leave, or give up a pending login; see Tailnet.close."""
+        await wait_async(self._node.close(timeout))
+
+    async def __aenter__(self) -> AsyncTailnetHandle:
+        return await self.up()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._node.is_ours():
+            await self.close()
+
+
+class AsyncTailnetHandle(HandleBase):
+    """The live connection to a tailnet; see TailnetHandle."""
+
+    async def listen(
+        self, address: str | Address, *, backlog: int = 128, timeout: float | None = None
+    ) -> TailnetListener:
+        """Listen; see TailnetHandle.listen.
+
+        The listener is non-blocking: give it to `asyncio.start_server(sock=...)`, or accept with
+        `loop.sock_accept`.
+        """
+        listener = await wait_async(self._node.listen(address, backlog, timeout))
+        listener.setblocking(False)
+        return listener
+
+    async def dial(self, address: str | Address, *, timeout: float | None = None) -> TailnetSocket:
+        """Connect; see TailnetHandle.dial.
+
+        The socket is non-blocking: give it to `asyncio.open_connection(sock=...)`.
+        """
+        return await wait_async(self._node.dial(address, timeout, 0.0))
+
+    async def create_connection(
+        self,
+        address: Address,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        source_address: Address | None = None,
+        *,
+        all_errors: bool = False,
+    ) -> TailnetSocket:
+        """Connect, with the arguments of `socket.create_connection`; the socket is non-blocking."""
+        if timeout is DEFAULT_TIMEOUT:
+            timeout = socket.getdefaulttimeout()
+        return await wait_async(self._node.dial(address, timeout, 0.0))
+
+    async def whois(self, target: WhoIsTarget, *, timeout: float | None = None) -> WhoIs:
+        """Say who is behind an address; see TailnetHandle.whois."""
+        return await wait_async(self._node.whois(target, timeout))
+
+    async def status(self, *, timeout: float | None = None) -> Status:
+        """Return the state of the node and its peers; see TailnetHandle.status."""
+        return await wait_async(self._node.status(timeout))
+
+    def watch(self) -> AsyncWatch:
+        """Return what changes, as an asynchronous iterator; see TailnetHandle.watch."""
+        return AsyncWatch(self._node)
+
+    async def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Leave the tailnet; see TailnetHandle.close."""
+        await wait_async(self._node.close(timeout))
+
+    async def __aenter__(self) -> Self:
+        if self._node.closed:
+            raise TailnetClosed(f"node {self._node.name!r} was closed")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._node.is_ours():
+            await self.close()
+
+
+class AsyncWatch(AsyncIterator[Event]):
+    """The events of a node; see Watch."""
+
+    def __init__(self, node: LocalNode) -> None:
+        self._lines = node.watch()
+
+    async def next(self, timeout: float | None = None) -> Event:
+        """Return the next event.
+
+        Raises:
+            TailnetTimeout: `timeout` (seconds) passed. Nothing is lost; ask again.
+            StopAsyncIteration: the node was closed, or close() called.
+        """
+        line = await wait_async(self._lines.next(_ops.deadline_of(timeout), WATCHING))
+        if line is None:
+            raise StopAsyncIteration
+        return parse_event(line)
+
+    async def __anext__(self) -> Event:
+        return await self.next()
+
+    def close(self) -> None:
+        """End it, also for a task that waits in it. Idempotent."""
+        self._lines.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_lines"):
+            self.close()

@@ -1,0 +1,42 @@
+"""The child process of a ControlServer: `python -m tailnet.testing OPTIONS`.
+
+It starts the servers, prints {"ok": {"url", "domain", "derp_port", "stun_port", "pid"}}, then
+answers each line of stdin, {"do": "...", ...}, with {"ok": ...} or {"error": "..."}. It ends with
+its stdin: whatever becomes of its parent, it does not stay behind.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from .. import _lib, _ops
+from .._wait import wait
+from ..errors import TailnetError
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    handle, starting = _lib.testcontrol_start(json.loads(sys.argv[1]))
+    say({"ok": wait(_ops.reply(starting, None, "the control server")).document})
+    for line in sys.stdin:
+        try:
+            doing = _lib.testcontrol_do(handle, json.loads(line))
+            say({"ok": wait(_ops.reply(doing, None, "the control server")).document})
+        except TailnetError as e:
+            say({"error": str(e)})
+
+
+def say(document: dict[str, Any]) -> None:
+    """Print one line."""
+    sys.stdout.write(json.dumps(document) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except TailnetError as e:  # at the start: a bad option, a port that is taken
+        say({"error": str(e)})
+        sys.exit(1)
