@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m benchmarks` (`make bench`). Not timed tests, and not run by `make test`."""
+"""Benchmarks: `python -m benchmarks` (`make bench`). Not tests, and not run by `make test`."""

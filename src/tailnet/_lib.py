@@ -21,14 +21,17 @@ import os
 import signal
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ._fd import Fd
 from ._version import __version__
-from .errors import Code, TailnetConfigError, TailnetForked, error_from_document
-
-if TYPE_CHECKING:
-    from . import _native
+from .errors import (
+    Code,
+    TailnetConfigError,
+    TailnetForked,
+    TailnetInternalError,
+    error_from_document,
+)
 
 log = logging.getLogger("tailnet")
 
@@ -42,7 +45,7 @@ class _Library:
     """The loaded library, and the process it belongs to."""
 
     def __init__(self) -> None:
-        self.native: type[_native] | Any = None
+        self.native: Any = None  # the module tailnet._native
         self._lock = threading.Lock()
         self._owner: int | None = None
         self._forked = False
@@ -85,7 +88,7 @@ class _Library:
 
     @staticmethod
     def _check_version(native: Any) -> None:
-        document = _invoke(native, native.lib.tailnet_versions)
+        document = _known(_invoke(native, native.lib.tailnet_versions))
         if document["tailnet"] != __version__:
             raise ImportError(
                 f"tailnet {__version__} found libtailnet {document['tailnet']} beside it: two "
@@ -165,13 +168,13 @@ def _keep_sigpipe_harmless() -> None:
 
 def versions() -> dict[str, str]:
     """Return the versions of the library, of Tailscale's code and of Go."""
-    document: dict[str, str] = _call("tailnet_versions")
+    document: dict[str, str] = _known(_call("tailnet_versions"))
     return document
 
 
 def stats() -> dict[str, int]:
     """Return what the library holds now: goroutines, nodes, listeners, connections, heap."""
-    document: dict[str, int] = _call("tailnet_stats")
+    document: dict[str, int] = _known(_call("tailnet_stats"))
     return document
 
 
@@ -247,7 +250,11 @@ def testcontrol_do(control: int, args: Mapping[str, Any]) -> Document | Fd:
 
 def _pending(answer: Document | Fd) -> Fd:
     if not isinstance(answer, Fd):
-        raise error_from_document(
-            {"code": Code.INTERNAL, "message": "the library gave no descriptor for a stream"}
-        )
+        raise TailnetInternalError("the library gave no descriptor for a stream")
+    return answer
+
+
+def _known(answer: Document | Fd) -> Document:
+    if isinstance(answer, Fd):
+        raise TailnetInternalError("the library gave a descriptor for what it knows already")
     return answer

@@ -24,7 +24,7 @@ import socket
 import struct
 import sys
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, cast
 
 from . import _lib, _ops
 from ._socket import Address, TailnetSocket, TcpLike, parse_peer_name
@@ -66,6 +66,12 @@ def listen(
         raise
 
 
+class _Accept(Protocol):
+    """What socket.socket has and typeshed does not: accept(2), and the new descriptor."""
+
+    def _accept(self) -> tuple[int, object]: ...
+
+
 class Listening:
     """The library's listener and the socket it feeds, for one listener and all its views."""
 
@@ -98,7 +104,7 @@ class Listening:
 
     def is_of_the_node(self, connection: socket.socket) -> bool:
         """Report whether the process that owns the node made this connection."""
-        return _peer_pid(connection) in (self._owner, None)
+        return _peer_pid(connection) == self._owner
 
     def end(self) -> None:
         """Give the port back and wake whoever sits in accept. Idempotent.
@@ -152,7 +158,7 @@ class TailnetListener(TcpLike):
         """
         while True:
             try:
-                fd, name = self._accept()  # type: ignore[attr-defined]
+                fd, name = cast("_Accept", super())._accept()
             except OSError as e:
                 if e.errno != errno.EINVAL:
                     raise
@@ -225,13 +231,12 @@ def _private_directory() -> str:
     return tempfile.mkdtemp(prefix="tailnet-", dir=parent)
 
 
-def _peer_pid(connection: socket.socket) -> int | None:
-    """Return the process that made a connection; None where the platform cannot tell."""
+def _peer_pid(connection: socket.socket) -> int:
+    """Return the process that made a connection."""
     if sys.platform == "linux":
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         pid, _, _ = struct.unpack("3i", credentials)  # struct ucred: pid, uid, gid
-        return int(pid)
-    if sys.platform == "darwin":
-        sol_local, local_peerpid = 0, 2  # <sys/un.h>; Python has no names for them
-        return int(socket.socket.getsockopt(connection, sol_local, local_peerpid))
-    return None
+    else:
+        sol_local, local_peerpid = 0, 2  # macOS, <sys/un.h>; Python has no names for them
+        pid = socket.socket.getsockopt(connection, sol_local, local_peerpid)
+    return int(pid)

@@ -81,7 +81,9 @@ class LocalNode:
     def __del__(self) -> None:
         if getattr(self, "_handle", 0) and _lib.usable():
             if self.joined:
-                warnings.warn(f"unclosed tailnet node {self!r}", ResourceWarning, source=self)
+                warnings.warn(
+                    f"unclosed tailnet node {self!r}", ResourceWarning, stacklevel=2, source=self
+                )
             with contextlib.suppress(TailnetError):
                 self._leave(CLOSE_TIMEOUT)
 
@@ -284,13 +286,12 @@ def address_text(address: Any) -> str:
     """
     if isinstance(address, str):
         return address
-    if isinstance(address, (tuple, list)) and len(address) >= 2:
-        host, port = address[:2]
-        if isinstance(host, (str, ipaddress.IPv4Address, ipaddress.IPv6Address)) and isinstance(
-            port, int
-        ):
+    match address:
+        case (str() | ipaddress.IPv4Address() | ipaddress.IPv6Address() as host, int(port), *_):
             host = str(host)
             return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        case _:
+            pass
     raise TailnetConfigError(f'address {address!r}: want "host:port" or (host, port)')
 
 
@@ -300,13 +301,10 @@ def target_text(target: Any) -> str:
     Raises:
         TailnetConfigError: it has none.
     """
-    for ask in (
-        lambda: target.getpeername(),
-        lambda: target.get_extra_info("peername"),  # an asyncio transport or StreamWriter
-    ):
-        with contextlib.suppress(AttributeError):
-            target = ask()
-            break
+    if hasattr(target, "getpeername"):
+        target = target.getpeername()
+    elif hasattr(target, "get_extra_info"):  # an asyncio transport or StreamWriter
+        target = target.get_extra_info("peername")
     if isinstance(target, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
         return str(target)
     if (name := parse_peer_name(target)) is not None:  # of a plain socket, or one in C

@@ -102,7 +102,8 @@ class TcpLike(socket.socket):
     def getsockopt(self, level: int, optname: int, buflen: int = 0) -> Any:
         """Return an option; of TCP and IP, what was set, or else 0."""
         if level not in _TCP_LEVELS:
-            return super().getsockopt(level, optname, *([buflen] if buflen else []))
+            get: Any = super().getsockopt
+            return get(level, optname, buflen) if buflen else get(level, optname)
         value = self._options.get((level, optname), 0)
         if not buflen:
             return value

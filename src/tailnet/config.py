@@ -26,7 +26,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -39,10 +39,12 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from typing_extensions import Self
 
 from .errors import TailnetConfigError
 from .retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -128,7 +130,8 @@ class TailnetConfig(BaseModel):
     )
     client_secret: SecretStr | None = Field(
         default=None,
-        description="An OAuth client secret to make a key with; needs tags. None: TS_CLIENT_SECRET.",
+        description="An OAuth client secret to make a key with; needs tags. "
+        "None: TS_CLIENT_SECRET.",
     )
     tags: Names = Field(default=(), description='Tags to ask for, "tag:name". from_env: TS_TAGS.')
     control_url: str | None = Field(
@@ -231,12 +234,7 @@ class TailnetConfig(BaseModel):
             problem = f"{path} is not {kind}: {e}" if kind == "TOML" else f"{path} is not JSON"
         if problem:
             raise TailnetConfigError(problem)
-        sections = [
-            s for s in ("tailnet", "tailscale") if isinstance(document, dict) and s in document
-        ]
-        if len(sections) != 1 or not isinstance(document[sections[0]], dict):
-            raise TailnetConfigError(f"{path} needs one section: [tailnet] or [tailscale]")
-        fields = dict(document[sections[0]])
+        fields = _section(path, document)
         for name in ("auth_key_file", "state_dir", "tailscaled_socket"):
             if isinstance(fields.get(name), str):
                 fields[name] = path.parent / Path(fields[name]).expanduser()
@@ -403,9 +401,21 @@ def _validated(cls: type[T], validate: Any) -> T:
     raise TailnetConfigError(problem)
 
 
+def _section(path: Path, document: Any) -> dict[str, Any]:
+    found = [document.get(n) for n in ("tailnet", "tailscale")] if _is_table(document) else []
+    tables = [table for table in found if _is_table(table)]
+    if len(tables) != 1:
+        raise TailnetConfigError(f"{path} needs one section: [tailnet] or [tailscale]")
+    return dict(tables[0])
+
+
+def _is_table(value: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
+
+
 def _explain(error: ValidationError, cls: type[TailnetConfig]) -> str:
     """Say which fields are wrong and why, without any input."""
-    reasons = []
+    reasons: list[str] = []
     for detail in error.errors(include_url=False, include_context=False, include_input=False):
         where = ".".join(map(str, detail["loc"]))
         reason = detail["msg"].removeprefix("Value error, ")

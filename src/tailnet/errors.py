@@ -6,7 +6,7 @@
     │   ├── TailnetLoginRequired      .url                a person must log in
     │   └── TailnetApprovalRequired                       an admin must approve the machine
     ├── TailnetConnectError           (ConnectionError)   control unreachable; RETRYABLE
-    ├── TailnetNotRunning                                 tailscaled absent, stopped or not permitted
+    ├── TailnetNotRunning                                 tailscaled absent, stopped, forbidden
     ├── TailnetTimeout                (TimeoutError)      a deadline of the caller's passed
     ├── TailnetDialError              (OSError)           the other side, or the way to it
     │   ├── TailnetRefused            (ConnectionRefusedError)

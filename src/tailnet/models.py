@@ -41,15 +41,16 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+def _lists(caps: Mapping[str, list[Any] | None] | None) -> dict[str, list[Any]]:
+    return {name: values or [] for name, values in (caps or {}).items()}
+
+
 # Go writes null for an empty list or map, and the year 1 for a time that is not set.
 _Text = Annotated[str, BeforeValidator(lambda v: "" if v is None else v)]
 _Name = Annotated[_Text, AfterValidator(lambda v: v.removesuffix("."))]
 _Names = Annotated[tuple[str, ...], BeforeValidator(lambda v: v or ())]
 _IPs = Annotated[tuple[IPAddress, ...], BeforeValidator(lambda v: v or ())]
-_Caps = Annotated[
-    Mapping[str, tuple[Any, ...]],
-    BeforeValidator(lambda v: {name: values or () for name, values in (v or {}).items()}),
-]
+_Caps = Annotated[Mapping[str, tuple[Any, ...]], BeforeValidator(_lists)]
 _Time = Annotated[
     datetime | None,
     AfterValidator(lambda v: None if v is None or v.year <= 1 else v.astimezone(timezone.utc)),
@@ -206,84 +207,95 @@ class EventsLost(_Model):
 Event: TypeAlias = StateChanged | LoginURL | HealthChanged | PeersChanged | KeyExpiry | EventsLost
 
 
-def parse_whois(document: Mapping[str, Any]) -> WhoIs:
+def parse_whois(document: Raw) -> WhoIs:
     """Make the model of a WhoIsResponse."""
-    node, user = document["Node"] or {}, document["UserProfile"] or {}
-    name = node.get("Name", "")
-    return WhoIs(
-        user=User(
-            id=user.get("ID", 0),
-            login=user.get("LoginName", ""),
-            display_name=user.get("DisplayName", ""),
-            picture_url=user.get("ProfilePicURL", ""),
-        ),
-        node=Node(
-            id=node.get("ID", 0),
-            stable_id=node.get("StableID", ""),
-            name=name,
-            hostname=name.partition(".")[0],
-            ips=tuple(prefix.partition("/")[0] for prefix in node.get("Addresses") or ()),
-            tags=node.get("Tags"),
-            os=(node.get("Hostinfo") or {}).get("OS", ""),
-            key_expiry=node.get("KeyExpiry"),
-            online=node.get("Online"),
-        ),
-        caps=document.get("CapMap"),
-        raw=document,
+    node, user = _object(document, "Node"), _object(document, "UserProfile")
+    return WhoIs.model_validate(
+        {
+            "user": {
+                "id": user.get("ID", 0),
+                "login": user.get("LoginName"),
+                "display_name": user.get("DisplayName"),
+                "picture_url": user.get("ProfilePicURL"),
+            },
+            "node": {
+                "id": node.get("ID", 0),
+                "stable_id": node.get("StableID"),
+                **_named(node.get("Name")),
+                "ips": [prefix.partition("/")[0] for prefix in node.get("Addresses") or ()],
+                "tags": node.get("Tags"),
+                "os": _object(node, "Hostinfo").get("OS"),
+                "key_expiry": node.get("KeyExpiry"),
+                "online": node.get("Online"),
+            },
+            "caps": document.get("CapMap"),
+            "raw": document,
+        }
     )
 
 
-def parse_status(document: Mapping[str, Any]) -> Status:
+def parse_status(document: Raw) -> Status:
     """Make the model of an ipnstate.Status."""
-    tailnet = document.get("CurrentTailnet") or {}
-    peers = (_peer(peer) for peer in (document.get("Peer") or {}).values())
-    return Status(
-        state=document["BackendState"],
-        self=_peer(document.get("Self") or {}),
-        peers=tuple(sorted(peers, key=lambda peer: peer.name)),
-        tailnet=tailnet.get("Name", ""),
-        magicdns_suffix=tailnet.get("MagicDNSSuffix", ""),
-        health=document.get("Health"),
-        raw=document,
+    tailnet = _object(document, "CurrentTailnet")
+    peers = [_peer(peer) for peer in _object(document, "Peer").values()]
+    return Status.model_validate(
+        {
+            "state": document["BackendState"],
+            "self": _peer(_object(document, "Self")),
+            "peers": sorted(peers, key=lambda peer: peer.name),
+            "tailnet": tailnet.get("Name", ""),
+            "magicdns_suffix": tailnet.get("MagicDNSSuffix", ""),
+            "health": document.get("Health"),
+            "raw": document,
+        }
     )
 
 
-def _peer(document: Mapping[str, Any]) -> Peer:
-    name = document.get("DNSName", "")
-    return Peer(
-        stable_id=document.get("ID", ""),
-        name=name,
-        hostname=name.partition(".")[0],
-        ips=document.get("TailscaleIPs"),
-        tags=document.get("Tags"),
-        os=document.get("OS", ""),
-        online=document.get("Online", False),
-        active=document.get("Active", False),
-        relay=document.get("Relay", ""),
-        address=document.get("CurAddr", ""),
-        rx_bytes=document.get("RxBytes", 0),
-        tx_bytes=document.get("TxBytes", 0),
-        last_handshake=document.get("LastHandshake"),
-        key_expiry=document.get("KeyExpiry"),
-        expired=document.get("Expired", False),
+def _peer(document: Raw) -> Peer:
+    return Peer.model_validate(
+        {
+            "stable_id": document.get("ID"),
+            **_named(document.get("DNSName")),
+            "ips": document.get("TailscaleIPs"),
+            "tags": document.get("Tags"),
+            "os": document.get("OS"),
+            "online": document.get("Online", False),
+            "active": document.get("Active", False),
+            "relay": document.get("Relay"),
+            "address": document.get("CurAddr"),
+            "rx_bytes": document.get("RxBytes", 0),
+            "tx_bytes": document.get("TxBytes", 0),
+            "last_handshake": document.get("LastHandshake"),
+            "key_expiry": document.get("KeyExpiry"),
+            "expired": document.get("Expired", False),
+        }
     )
 
 
-def _peers(document: Mapping[str, Any]) -> PeersChanged:
-    changed = tuple(
-        Peer(
-            stable_id=peer["id"],
-            name=peer["name"],
-            hostname=peer["name"].partition(".")[0],
-            ips=peer["ips"],
-            online=peer["online"],
-        )
+def _peers(document: Raw) -> PeersChanged:
+    changed = [
+        {
+            "stable_id": peer["id"],
+            **_named(peer["name"]),
+            "ips": peer["ips"],
+            "online": peer["online"],
+        }
         for peer in document["changed"]
-    )
-    return PeersChanged(changed=changed, removed=tuple(document["removed"]))
+    ]
+    return PeersChanged.model_validate({"changed": changed, "removed": document["removed"]})
 
 
-_EVENTS: Mapping[str, Callable[[Mapping[str, Any]], Event]] = {
+def _object(document: Raw, key: str) -> Raw:
+    """Return an object in a document; Go writes null, or nothing, for one that is not there."""
+    found: Raw | None = document.get(key)
+    return {} if found is None else found
+
+
+def _named(name: str | None) -> dict[str, str]:
+    return {"name": name or "", "hostname": (name or "").partition(".")[0]}
+
+
+_EVENTS: Mapping[str, Callable[[Raw], Event]] = {
     "state": lambda e: StateChanged(state=e["state"]),
     "login": lambda e: LoginURL(url=e["url"]),
     "health": lambda e: HealthChanged(warnings=tuple(Health(**w) for w in e["warnings"])),
@@ -292,7 +304,7 @@ _EVENTS: Mapping[str, Callable[[Mapping[str, Any]], Event]] = {
 }
 
 
-def parse_event(document: Mapping[str, Any]) -> Event:
+def parse_event(document: Raw) -> Event:
     """Make the event of one line of tailnet_watch."""
     if "lost" in document:
         return EventsLost(count=document["lost"])

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -75,7 +75,7 @@ def description(tn: TailnetHandle, ip: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def serve(tn: TailnetHandle, listener: TailnetListener) -> Iterator[None]:
+def serve(tn: TailnetHandle, listener: TailnetListener) -> Generator[None, None, None]:
     """Serve the page on a tailnet listener, with the standard library's server."""
 
     class Page(BaseHTTPRequestHandler):
@@ -110,7 +110,7 @@ def serve(tn: TailnetHandle, listener: TailnetListener) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def step(text: str) -> Iterator[None]:
+def step(text: str) -> Generator[None, None, None]:
     """Print a step when it starts and how long it took when it is done."""
     print(f"==> {text} ...", flush=True)
     start = time.monotonic()

@@ -48,7 +48,7 @@ _STOP_TIMEOUT = 5.0  # seconds for the child to end by itself
 
 
 class ControlServerError(RuntimeError):
-    """The offline control server refuses what was asked of it, or has died; the message says why."""
+    """The offline control server refuses what was asked, or has died; the message says why."""
 
 
 class TestNode(BaseModel):
