@@ -157,7 +157,7 @@ func tailnet_listen(handle C.tailnet_handle, args C.tailnet_str, answer *C.tailn
 				l.Close()
 				return nil, ctx.Err()
 			}
-			return map[string]any{"listener": listeners.Put(l), "ip": l.IP, "port": l.Port, "by_path": l.ByPath}, nil
+			return map[string]any{"listener": listeners.Put(l), "ip": l.IP, "port": l.Port}, nil
 		})
 	})
 }

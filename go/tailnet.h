@@ -103,10 +103,9 @@ extern int32_t tailnet_node_up(tailnet_handle node, tailnet_str args, tailnet_an
  * not the reply is read. A second call answers OK. */
 extern int32_t tailnet_node_close(tailnet_handle node, int32_t timeout_ms, tailnet_answer *answer);
 
-/* PENDING, reply {"listener", "ip", "port", "by_path"}. `args` is {"address": "[ip]:port", "path":
- * "...", "backlog": n}: connections to the address arrive at the unix listening socket at `path`,
- * from a socket named "\0<nonce>/<connection>/<peer address>". Without "by_path" (the platform
- * needs it) the path may be removed once the reply is there. */
+/* PENDING, reply {"listener", "ip", "port"}. `args` is {"address": "[ip]:port", "path": "...",
+ * "backlog": n}: connections to the address arrive at the unix listening socket at `path`, from a
+ * socket named "\0<nonce>/<connection>/<peer address>". */
 extern int32_t tailnet_listen(tailnet_handle node, tailnet_str args, tailnet_answer *answer);
 
 /* OK. New connections are refused from now on; those handed over stay. */

@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import secrets
 import shutil
 import socket
 import struct
@@ -40,6 +42,8 @@ __all__ = ["TailnetListener"]
 _LONGEST_PATH = 100
 
 _ANY = frozenset({"", "0.0.0.0", "::"})
+
+_CLOSED = b"/0/closed"  # ends the name of the connection that says that the node was closed
 
 
 def listen(
@@ -80,9 +84,11 @@ class Listening:
         self.ip = ""
         self.port = 0
         self.views: set[int] = set()  # ids of the TailnetListeners that are open
+        self.ended = False
         self._owner = os.getpid()
         self._handle = 0
         self._directory = _private_directory()
+        # It stays there while it is listened on: gunicorn fails where it cannot unlink it.
         self.path = os.path.join(self._directory, "listener")  # noqa: PTH118 - a C string soon
         # Kept for as long as the library feeds it, whatever becomes of the views: to wake
         # processes that sit in accept(2), by a shutdown, when the listening ends.
@@ -90,9 +96,8 @@ class Listening:
         self.socket.bind(self.path)
         self.socket.listen(backlog)
 
-    def begin(self, *, listener: int, ip: str, port: int, by_path: bool) -> None:
+    def begin(self, *, listener: int, ip: str, port: int) -> None:
         """Take over what the library answered."""
-        del by_path  # the path stays in any case: gunicorn fails where it cannot unlink it
         self._handle, self.ip, self.port = listener, ip, port
         self.node.listening.add(self)
 
@@ -116,10 +121,27 @@ class Listening:
             if handle and _lib.usable():
                 _lib.listener_close(handle)
             self.node.listening.discard(self)
-            with contextlib.suppress(OSError):  # closed already
-                self.socket.shutdown(socket.SHUT_RDWR)
+            if not self.ended:
+                self.ended = True
+                self._wake()
             shutil.rmtree(self._directory, ignore_errors=True)
         self.socket.close()
+
+    def _wake(self) -> None:
+        """Wake who sits in accept, in this process and its children."""
+        # After a shutdown accept(2) fails for good, if it blocks. If not, it says EAGAIN while
+        # poll(2) says "ready", and an event loop would spin: such a one is woken by a connection
+        # that says what it is, and everybody else takes for a caller who hung up at once. All
+        # descriptors of the socket share the flag, those in children too.
+        with contextlib.suppress(OSError):
+            if not fcntl.fcntl(self.socket, fcntl.F_GETFL) & os.O_NONBLOCK:
+                self.socket.shutdown(socket.SHUT_RDWR)
+                return
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knock:
+                if sys.platform == "linux":
+                    knock.bind(b"\0" + secrets.token_hex(8).encode() + _CLOSED)
+                knock.setblocking(False)
+                knock.connect(self.path)
 
     def __del__(self) -> None:
         if hasattr(self, "socket"):
@@ -156,13 +178,13 @@ class TailnetListener(TcpLike):
             BlockingIOError: the listener is non-blocking, and none is there.
             OSError: the listener or its node was closed.
         """
-        while True:
+        while not self._listening.ended:
             try:
                 fd, name = cast("_Accept", super())._accept()
             except OSError as e:
                 if e.errno != errno.EINVAL:
                     raise
-                raise OSError(errno.EINVAL, "this listener or its node was closed") from None
+                break
             peer = parse_peer_name(name)
             connection = TailnetSocket(
                 fd,
@@ -178,6 +200,9 @@ class TailnetListener(TcpLike):
                     connection.setblocking(True)
                 return connection, peer.address
             connection.close()  # somebody on this machine, who is no peer
+            if isinstance(name, bytes) and name.endswith(_CLOSED):
+                break  # in a forked child: anybody could say it, and could as well connect for ever
+        raise OSError(errno.EINVAL, "this listener or its node was closed")
 
     def dup(self) -> TailnetListener:
         """Return another listener on the same port, not inheritable."""

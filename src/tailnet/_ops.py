@@ -88,41 +88,44 @@ def reply(
 
 
 class Lines:
-    """A stream: one JSON object per line. Owns its descriptor."""
+    """A stream: one JSON object per line. Owns its descriptor; one reader at a time."""
 
     def __init__(self, fd: Fd) -> None:
         self._fd = fd
         self._text = bytearray()
         self._ended = False
-        self._waiting = 0
+        self._waiting = False
 
     def next(self, deadline: float | None, what: str) -> Steps[Any]:
         """Return the next object, or None at the end of the stream.
 
         Raises:
             TailnetTimeout: the deadline passed. The stream can be read on.
+            RuntimeError: somebody else waits in it already.
         """
-        while (end := self._text.find(b"\n")) < 0:
-            if self._ended:
-                return None
-            self._waiting += 1
-            try:
-                self._ended = yield from _read(self._fd, self._text, [], deadline, what)
-            finally:
-                self._waiting -= 1
+        if self._waiting:
+            raise RuntimeError(f"another thread or task is already waiting for {what}")
+        self._waiting = True
+        try:
+            while (end := self._text.find(b"\n")) < 0:
                 if self._ended:
-                    self._fd.close()
-        line = self._text[:end]
-        del self._text[: end + 1]
-        return json.loads(line)
+                    return None
+                self._ended = yield from _read(self._fd, self._text, [], deadline, what)
+            line = self._text[:end]
+            del self._text[: end + 1]
+            return json.loads(line)
+        finally:
+            self._waiting = False
+            if self._ended:
+                self._fd.close()
 
     def close(self) -> None:
         """End the stream. Whoever waits gets what had arrived, then None. Idempotent."""
         self._fd.shutdown()
         # Not under somebody who waits: an event loop would never hear of a closed descriptor.
         # The shutdown wakes him, and he closes it.
-        if not self._waiting:
-            self._ended = True
+        self._ended = not self._waiting
+        if self._ended:
             self._fd.close()
 
 

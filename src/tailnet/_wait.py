@@ -88,7 +88,8 @@ def _serve(want: Wait | Call) -> bool:
     result = want.function()
     if inspect.iscoroutine(result):
         result.close()
-        raise TypeError(f"{want.function} is a coroutine function; only AsyncTailnet can await it")
+        # Not the function itself: its arguments may be a login URL.
+        raise TypeError("on_login is a coroutine function, which only AsyncTailnet can await")
     return True
 
 

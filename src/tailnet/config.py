@@ -3,8 +3,8 @@
 Rules of this file:
 
 - Every way in (`TailnetConfig(...)`, `from_file`, `from_env`, `model_validate`) ends in a valid
-  configuration or in a TailnetConfigError that names the fields and the reasons. pydantic's own
-  errors print the input, and with it keys: they go no further, not even as a cause.
+  configuration or in a TailnetConfigError that names the fields and the reasons (_settings.py).
+- A value that a message quotes is none that may hold a key.
 - Go sees only the environment the process was started with, so every variable is read here, when
   the node joins, and passed on explicitly.
 
@@ -17,29 +17,26 @@ The auth key comes from the first of these that is there:
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import ipaddress
 import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
+from ._settings import Settings
 from .errors import TailnetConfigError
 from .retry import RetryPolicy
 
@@ -55,7 +52,8 @@ __all__ = ["TailnetConfig"]
 
 T = TypeVar("T", bound="TailnetConfig")
 
-LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE)
+LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE | re.ASCII)
+ROUTE = re.compile(r"[0-9a-f:.]+/\d+", re.IGNORECASE | re.ASCII)
 TAG = re.compile(r"tag:[a-zA-Z][a-zA-Z0-9-]*")
 
 # What tsnet would fall back to behind the configuration's back, and what from_env reads.
@@ -103,19 +101,35 @@ def _program_name() -> str:
     return name if LABEL.fullmatch(name) and name != "c" else "tailnet"
 
 
+def _check_path(value: Any) -> Any:
+    """Refuse what pathlib would take for another file, and what is no path at all."""
+    if isinstance(value, (str, Path)):
+        text = str(value).strip() if isinstance(value, str) else str(value)
+        if not text:
+            raise ValueError("must not be empty; leave it out instead")
+        if "\0" in text:
+            raise ValueError("holds a NUL character")
+        _refuse_key(text)
+        return Path(text).expanduser()
+    return value
+
+
+def _refuse_key(text: str) -> None:
+    # It would be shown in the repr, and in errors about a file that is not there.
+    if text.startswith("tskey-"):
+        raise ValueError("looks like a key, which belongs in auth_key or client_secret")
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+File = Annotated[Path, BeforeValidator(_check_path)]
 
 
-class TailnetConfig(BaseModel):
+class TailnetConfig(Settings):
     """The settings of one node. Immutable; every field has a default.
 
     Raises:
         TailnetConfigError: for any value that cannot be used. Nothing was started.
     """
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True, str_strip_whitespace=True
-    )
 
     hostname: str = Field(
         default_factory=_program_name,
@@ -125,7 +139,7 @@ class TailnetConfig(BaseModel):
     auth_key: SecretStr | None = Field(
         default=None, description="The key to join with. None: TS_AUTHKEY, then auth_key_file."
     )
-    auth_key_file: Path | None = Field(
+    auth_key_file: File | None = Field(
         default=None, description="A file whose first line is the key. Read when joining."
     )
     client_secret: SecretStr | None = Field(
@@ -138,7 +152,7 @@ class TailnetConfig(BaseModel):
         default=None,
         description="The control server, http(s)://host. None: TS_CONTROL_URL, then Tailscale's.",
     )
-    state_dir: Path | None = Field(
+    state_dir: File | None = Field(
         default=None,
         description="Where the node's identity is kept; made with mode 0700, and locked while in "
         "use. None: $XDG_STATE_HOME/tailnet/<hostname>-<hash of control_url>; an ephemeral node "
@@ -151,13 +165,13 @@ class TailnetConfig(BaseModel):
     backend: Literal["embedded", "tailscaled"] = Field(
         default="embedded", description="A node in this process, or a tailscaled that runs."
     )
-    tailscaled_socket: Path | None = Field(
+    tailscaled_socket: File | None = Field(
         default=None, description="tailscaled's socket. None: where Tailscale puts it."
     )
     tailscaled_managed: bool = Field(
         default=False, description="Whether to run tailscaled as a child."
     )
-    tailscaled_path: Path | None = Field(default=None, description="tailscaled. None: from PATH.")
+    tailscaled_path: File | None = Field(default=None, description="tailscaled. None: from PATH.")
     accept_routes: bool = Field(default=False, description="Use the subnets that peers route.")
     exit_node: str | None = Field(
         default=None, description="The peer, by IP or name, that takes traffic to the internet."
@@ -166,6 +180,7 @@ class TailnetConfig(BaseModel):
     connect_timeout: float = Field(
         default=10.0,
         gt=0,
+        le=86400,
         allow_inf_nan=False,
         description="Seconds without any news from control after which an attempt fails.",
     )
@@ -183,34 +198,35 @@ class TailnetConfig(BaseModel):
         description="Whether a dial to what is not on the tailnet may use this host's network.",
     )
 
-    # --- every way in -------------------------------------------------------------------------
+    if TYPE_CHECKING:  # what a field takes, which may be more than what it then holds
 
-    def __init__(self, **fields: Any) -> None:
-        try:
-            super().__init__(**fields)
-        except ValidationError as e:
-            problem = _explain(e, type(self))
-        else:
-            return
-        raise TailnetConfigError(problem)  # outside the except: no context that holds the input
+        def __init__(
+            self,
+            *,
+            hostname: str = ...,
+            auth_key: str | SecretStr | None = ...,
+            auth_key_file: str | Path | None = ...,
+            client_secret: str | SecretStr | None = ...,
+            tags: str | Iterable[str] = ...,
+            control_url: str | None = ...,
+            state_dir: str | Path | None = ...,
+            ephemeral: bool = ...,
+            port: int = ...,
+            backend: Literal["embedded", "tailscaled"] = ...,
+            tailscaled_socket: str | Path | None = ...,
+            tailscaled_managed: bool = ...,
+            tailscaled_path: str | Path | None = ...,
+            accept_routes: bool = ...,
+            exit_node: str | None = ...,
+            advertise_routes: str | Iterable[str] = ...,
+            connect_timeout: float = ...,
+            retry: RetryPolicy | Mapping[str, Any] = ...,
+            log_level: Literal["debug", "info", "warning", "error"] = ...,
+            log_upload: bool = ...,
+            allow_host_network: bool = ...,
+        ) -> None: ...
 
-    @classmethod
-    def model_validate(cls, obj: Any, **kwargs: Any) -> Self:
-        """Validate a mapping; as `TailnetConfig(**obj)`."""
-        return _validated(cls, lambda: super(TailnetConfig, cls).model_validate(obj, **kwargs))
-
-    @classmethod
-    def model_validate_json(cls, json_data: str | bytes | bytearray, **kwargs: Any) -> Self:
-        """Validate a JSON object."""
-        return _validated(
-            cls, lambda: super(TailnetConfig, cls).model_validate_json(json_data, **kwargs)
-        )
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a copy with some fields changed, validated as any other."""
-        del deep  # everything in it is immutable
-        fields = {name: getattr(self, name) for name in self.model_fields_set}
-        return type(self)(**{**fields, **(update or {})})
+    # --- other ways in -------------------------------------------------------------------------
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
@@ -229,15 +245,17 @@ class TailnetConfig(BaseModel):
             document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
         except OSError as e:
             problem = f"cannot read {path}: {e.strerror}"
+        except RecursionError:
+            problem = f"{path} is nested too deep"
         except ValueError as e:  # its message quotes a position, not the text
             kind = "JSON" if path.suffix == ".json" else "TOML"
             problem = f"{path} is not {kind}: {e}" if kind == "TOML" else f"{path} is not JSON"
         if problem:
             raise TailnetConfigError(problem)
         fields = _section(path, document)
-        for name in ("auth_key_file", "state_dir", "tailscaled_socket"):
-            if isinstance(fields.get(name), str):
-                fields[name] = path.parent / Path(fields[name]).expanduser()
+        for name in ("auth_key_file", "state_dir", "tailscaled_socket", "tailscaled_path"):
+            if isinstance(fields.get(name), str) and fields[name].strip():
+                fields[name] = path.parent / _check_field(name, fields[name])
         return cls(**fields)
 
     @classmethod
@@ -249,7 +267,9 @@ class TailnetConfig(BaseModel):
             **fields: As of TailnetConfig.
         """
         environ = os.environ if environ is None else environ
-        found = {field: environ[name] for name, field in VARIABLES.items() if environ.get(name)}
+        found: dict[str, Any] = {
+            field: environ[name] for name, field in VARIABLES.items() if environ.get(name)
+        }
         return cls(**{**found, **fields})
 
     # --- checks -------------------------------------------------------------------------------
@@ -259,6 +279,7 @@ class TailnetConfig(BaseModel):
     def _check_hostname(cls, value: str) -> str:
         if not LABEL.fullmatch(value):
             raise ValueError("must be a DNS label: letters, digits and inner hyphens, at most 63")
+        _refuse_key(value)
         return value.lower()
 
     @field_validator("tags")
@@ -277,12 +298,13 @@ class TailnetConfig(BaseModel):
     @classmethod
     def _check_routes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for route in value:
+            problem = "each must be a subnet such as 10.1.0.0/16, without host bits"
+            if not ROUTE.fullmatch(route):
+                raise ValueError(problem)
             try:
                 ipaddress.ip_network(route)
             except ValueError:
-                raise ValueError(
-                    "each must be a subnet such as 10.1.0.0/16, without host bits"
-                ) from None
+                raise ValueError(problem) from None
         return value
 
     @field_validator("auth_key", "client_secret")
@@ -297,6 +319,7 @@ class TailnetConfig(BaseModel):
     def _check_exit_node(cls, value: str | None) -> str | None:
         if value is not None and not value:
             raise ValueError("must be an IP address or a name, or be left out")
+        _refuse_key(value or "")
         return value
 
     @model_validator(mode="after")
@@ -305,9 +328,6 @@ class TailnetConfig(BaseModel):
             raise ValueError(
                 "client_secret: needs tags, because a key it makes is for tagged nodes"
             )
-        for path in (self.auth_key_file, self.state_dir, self.tailscaled_socket):
-            if path is not None and "\0" in str(path):
-                raise ValueError("a path holds a NUL character")
         return self
 
     # --- what the node is given ---------------------------------------------------------------
@@ -326,7 +346,7 @@ class TailnetConfig(BaseModel):
     def resolved_state_dir(self, environ: Mapping[str, str]) -> str:
         """Return the state directory; "" keeps the state in memory."""
         if self.state_dir is not None:
-            return str(self.state_dir.expanduser().absolute())
+            return str(self.state_dir.absolute())
         if self.ephemeral:
             return ""
         base = environ.get("XDG_STATE_HOME") or os.path.join(  # noqa: PTH118 - strings throughout
@@ -345,7 +365,7 @@ class TailnetConfig(BaseModel):
                 return _key_from(name, key)
         if self.auth_key_file is None:
             return ""
-        path = self.auth_key_file.expanduser()
+        path = self.auth_key_file
         try:
             lines = path.read_text(encoding="utf-8").strip().splitlines()
         except OSError as e:
@@ -368,6 +388,7 @@ class TailnetConfig(BaseModel):
         secret = self.client_secret.get_secret_value() if self.client_secret else ""
         if not secret and self.tags:
             secret = environ.get("TS_CLIENT_SECRET", "").strip()
+            secret = _key_from("TS_CLIENT_SECRET", secret) if secret else ""
         return {
             "backend": self.backend,
             "hostname": self.hostname,
@@ -391,16 +412,6 @@ class TailnetConfig(BaseModel):
         }
 
 
-def _validated(cls: type[T], validate: Any) -> T:
-    try:
-        result: T = validate()
-    except ValidationError as e:
-        problem = _explain(e, cls)
-    else:
-        return result
-    raise TailnetConfigError(problem)
-
-
 def _section(path: Path, document: Any) -> dict[str, Any]:
     found = [document.get(n) for n in ("tailnet", "tailscale")] if _is_table(document) else []
     tables = [table for table in found if _is_table(table)]
@@ -413,27 +424,29 @@ def _is_table(value: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict)
 
 
-def _explain(error: ValidationError, cls: type[TailnetConfig]) -> str:
-    """Say which fields are wrong and why, without any input."""
-    reasons: list[str] = []
-    for detail in error.errors(include_url=False, include_context=False, include_input=False):
-        where = ".".join(map(str, detail["loc"]))
-        reason = detail["msg"].removeprefix("Value error, ")
-        if detail["type"] == "extra_forbidden":
-            reason = "is no setting"
-            if near := difflib.get_close_matches(where, cls.model_fields, n=1):
-                reason += f"; did you mean {near[0]}?"
-        reasons.append(f"{where}: {reason}" if where else reason)
-    return "; ".join(reasons)
+def _check_field(name: str, value: str) -> Path:
+    try:
+        path: Path = _check_path(value)
+    except ValueError as e:
+        problem = f"{name}: {e}"
+    else:
+        return path
+    raise TailnetConfigError(problem)
 
 
 def _control_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError("must be http://host[:port] or https://host[:port]")
+    form = "must be http://host[:port] or https://host[:port]"
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:  # its message quotes the value
+        raise ValueError(form) from None
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not value.isprintable():
+        raise ValueError(form)
+    if " " in value:
+        raise ValueError("holds a space")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("must have neither a user, nor a query, nor a fragment")
-    _ = parts.port  # raises ValueError for one that is none
     return value.rstrip("/")
 
 

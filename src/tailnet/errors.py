@@ -104,16 +104,25 @@ class TailnetError(Exception):
         if code is not None:
             self.code = code
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__module__ == __name__:
+            cls.__module__ = "tailnet"  # as users import them
+
     def __str__(self) -> str:
         return self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.message, dict(self.__dict__))
+        state = dict(self.__dict__)
+        if isinstance(self, OSError):  # its attributes are not in __dict__
+            state |= {"errno": self.errno, "strerror": self.strerror}
+        return _rebuild, (type(self), self.message, state)
 
 
 def _rebuild(cls: type[TailnetError], message: str, state: dict[str, Any]) -> TailnetError:
     error = cls(message)
-    error.__dict__.update(state)
+    for name, value in state.items():
+        setattr(error, name, value)
     return error
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import random
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from ._settings import Settings
 
 __all__ = ["RetryPolicy"]
 
 
-class RetryPolicy(BaseModel):
+class RetryPolicy(Settings):
     """How often, and after how long, `up()` tries again after a TailnetConnectError.
 
     The defaults are the specification's: 5 retries, after 1, 2, 4, 8 and 16 s, each longer or
     shorter by up to 20 %, so that many nodes do not come back in step after an outage.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     retries: int = Field(default=5, ge=0, description="Attempts after the first; 0 tries once.")
     first_delay: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="Seconds.")
@@ -31,10 +31,14 @@ class RetryPolicy(BaseModel):
 
         Args:
             retry: Its number, from 1.
-            retry_after: What the server asked for; never waited less.
+            retry_after: What the server asked for; never waited less, and longer by the jitter,
+                or all who were told the same would come back at the same time.
             rng: Where the jitter comes from; None is Python's shared one.
         """
-        # The exponent is bounded: a float overflows at 2 ** 1024.
-        delay = min(self.first_delay * self.factor ** min(retry - 1, 256), self.max_delay)
+        try:
+            delay = min(self.first_delay * self.factor ** (retry - 1), self.max_delay)
+        except OverflowError:
+            delay = self.max_delay if self.first_delay else 0.0
         uniform = rng.uniform if rng is not None else random.uniform
-        return max(delay * uniform(1 - self.jitter, 1 + self.jitter), retry_after or 0.0)
+        asked = (retry_after or 0.0) * uniform(1, 1 + self.jitter)
+        return max(delay * uniform(1 - self.jitter, 1 + self.jitter), asked)

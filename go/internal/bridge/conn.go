@@ -38,6 +38,14 @@ const (
 	// one that keeps its window shut. Linux allows an orphan about as much.
 	lingerLimit = 2 * time.Minute
 
+	// longestPause between two looks at what was delivered. There may be thousands of
+	// connections that Python has left and whose peers have vanished.
+	longestPause = time.Second
+
+	// lastPacket is how long a packet may take from the netstack to the socket. Measured:
+	// under a millisecond (a 64 byte round trip is 0.4 ms); a loaded machine takes longer.
+	lastPacket = 20 * time.Millisecond
+
 	// quiet: when a node closes, a peer that has acknowledged our FIN and sends
 	// nothing for so long is taken to be idle (a pooled HTTP connection, say).
 	quiet = 300 * time.Millisecond
@@ -54,7 +62,7 @@ type Conn struct {
 	inwardDone chan struct{}
 	received   atomic.Int64 // bytes from the tailnet, for quiet
 	finSent    atomic.Bool
-	draining   atomic.Bool
+	drainBegun chan struct{}
 	done       chan struct{}
 }
 
@@ -104,6 +112,9 @@ func (c *Conn) run() {
 	defer c.near.Close()
 	Go(c.inward)
 	if c.outward() {
+		if !c.draining() {
+			c.near.Close() // Python has gone; what the peer still says has no reader
+		}
 		c.linger()
 	}
 	c.far.Close()
@@ -130,7 +141,7 @@ func (c *Conn) outward() bool {
 	}
 	c.far.CloseWrite()
 	c.finSent.Store(true)
-	if !c.draining.Load() {
+	if !c.draining() {
 		// Python half-closed, or closed. Also true, to the kernel, once inward has
 		// passed the peer's FIN on: then both directions have ended.
 		c.near.awaitGone()
@@ -141,10 +152,11 @@ func (c *Conn) outward() bool {
 // linger waits until the peer has everything; while draining, also for its end.
 func (c *Conn) linger() {
 	deadline := time.Now().Add(lingerLimit)
+	inward, drain := c.inwardDone, c.drainBegun
 	last, since := c.received.Load(), time.Now()
-	for pause := time.Millisecond; time.Now().Before(deadline); pause = min(2*pause, 20*time.Millisecond) {
+	for pause := time.Millisecond; time.Now().Before(deadline); pause = min(2*pause, longestPause) {
 		if c.far.Delivered() {
-			if !c.draining.Load() || c.near.gone() {
+			if inward == nil || !c.draining() || c.near.gone() {
 				return
 			}
 			if n := c.received.Load(); n != last {
@@ -153,23 +165,32 @@ func (c *Conn) linger() {
 			if time.Since(since) > quiet {
 				return
 			}
+			pause = min(pause, quiet/16)
 		}
 		select {
-		case <-c.inwardDone:
-			if c.far.Delivered() {
-				return
-			}
-			time.Sleep(pause)
+		case <-inward:
+			inward = nil
+		case <-drain: // somebody waits now
+			drain, pause = nil, time.Millisecond
 		case <-time.After(pause):
 		}
 	}
 	c.far.Abort()
 }
 
+func (c *Conn) draining() bool {
+	select {
+	case <-c.drainBegun:
+		return true
+	default:
+		return false
+	}
+}
+
 // drain makes Python's end look closed for writing, so that what it has written
 // goes out, followed by a FIN.
 func (c *Conn) drain() {
-	c.draining.Store(true)
+	close(c.drainBegun)
 	c.near.Shutdown(unix.SHUT_RD)
 	if c.finSent.Load() { // outward may be in awaitGone; either it saw draining or we see finSent
 		c.near.file.SetReadDeadline(time.Unix(1, 0))
@@ -189,6 +210,8 @@ type Conns struct {
 	mu     sync.Mutex
 	m      map[*Conn]struct{}
 	closed bool
+
+	lastEnd time.Time // when a connection ended last
 }
 
 // NewID numbers a connection, across all nodes.
@@ -197,7 +220,8 @@ func NewID() uint64 { return handles.Add(1) }
 // Start pumps between far and near until both end. It takes ownership of both, and
 // returns false, with far aborted, where the node is closing.
 func (s *Conns) start(id uint64, far Far, near *near) bool {
-	c := &Conn{ID: id, far: far, near: near, inwardDone: make(chan struct{}), done: make(chan struct{})}
+	c := &Conn{ID: id, far: far, near: near, inwardDone: make(chan struct{}),
+		drainBegun: make(chan struct{}), done: make(chan struct{})}
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
@@ -215,6 +239,7 @@ func (s *Conns) start(id uint64, far Far, near *near) bool {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			delete(s.m, c)
+			s.lastEnd = time.Now()
 		}()
 		c.run()
 	})
@@ -260,6 +285,12 @@ func (s *Conns) Drain(limit time.Duration) bool {
 		}
 		c.abort()
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// The last packet of the last connection, which acknowledges the peer's FIN, is still
+	// on its way through the queues of the node. Without it the peer would repeat its FIN
+	// to nobody, for minutes.
+	time.Sleep(time.Until(s.lastEnd.Add(lastPacket)))
 	return drained
 }
 

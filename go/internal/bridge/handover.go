@@ -33,7 +33,6 @@ type Acceptor struct {
 	conns   *Conns
 	file    int    // O_PATH, or -1
 	dial    string // what to connect to
-	byPath  bool   // dial is the path itself
 	nonce   string // makes our names unguessable, so that nobody can take them before us
 	backlog int64
 	waiting atomic.Int64
@@ -48,12 +47,9 @@ func NewAcceptor(conns *Conns, path string, backlog int) (*Acceptor, error) {
 	if err != nil {
 		return nil, fault.New(fault.Argument, "cannot open the listening socket %s: %v", path, err)
 	}
-	return &Acceptor{conns: conns, file: file, dial: dial, byPath: dial == path, nonce: newNonce(),
+	return &Acceptor{conns: conns, file: file, dial: dial, nonce: newNonce(),
 		backlog: int64(max(backlog, 1)), closed: make(chan struct{})}, nil
 }
-
-// ByPath reports whether the socket's path must stay while it is listened on.
-func (a *Acceptor) ByPath() bool { return a.byPath }
 
 // Full reports whether a new connection must be refused.
 func (a *Acceptor) Full() bool { return a.isShut.Load() || a.waiting.Load() >= a.backlog }

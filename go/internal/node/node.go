@@ -128,10 +128,9 @@ func (n *Node) Close(limit time.Duration) bool {
 
 // A Listener is what a tailnet_handle of a listener stands for.
 type Listener struct {
-	node   *Node
-	IP     string // "" is every address of the node
-	Port   uint16
-	ByPath bool // the unix socket's path must stay
+	node *Node
+	IP   string `json:"ip"` // "" is every address of the node
+	Port uint16 `json:"port"`
 
 	acceptor *bridge.Acceptor
 	stop     func()
@@ -155,7 +154,7 @@ func (n *Node) Listen(ctx context.Context, address, path string, backlog int) (*
 		acceptor.Close()
 		return nil, n.closedOr(err)
 	}
-	l := &Listener{node: n, IP: addr.Host, Port: port, ByPath: acceptor.ByPath(), acceptor: acceptor, stop: stop}
+	l := &Listener{node: n, IP: addr.Host, Port: port, acceptor: acceptor, stop: stop}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.ctx.Err() != nil {

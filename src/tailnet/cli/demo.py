@@ -52,7 +52,7 @@ def run(*, real: bool) -> int:
     return _report(answer, real=real)
 
 
-def call(config: dict[str, str]) -> int:
+def call(config: dict[str, Any]) -> int:
     """Be the second process: join, request the page, print what came and who we are."""
     service = config.pop("service")
     offline = "control_url" in config

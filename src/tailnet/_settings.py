@@ -1,0 +1,84 @@
+"""Immutable settings whose every way in ends in valid values or in a TailnetConfigError.
+
+pydantic's own errors print the input, and with it keys: they go no further than this file, not
+even as the cause or the context of ours. What users fill in is in config.py and retry.py.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .errors import TailnetConfigError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+T = TypeVar("T")
+
+
+class Settings(BaseModel):
+    """A frozen model that raises TailnetConfigError, with field names and reasons only."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, str_strip_whitespace=True
+    )
+
+    def __init__(self, **fields: Any) -> None:
+        _checked(type(self), lambda: super(Settings, self).__init__(**fields))
+
+    @classmethod
+    def model_validate(cls, obj: Any, **kwargs: Any) -> Self:
+        """Validate a mapping."""
+        return _checked(cls, lambda: super(Settings, cls).model_validate(obj, **kwargs))
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **kwargs: Any) -> Self:
+        """Validate a JSON object."""
+        return _checked(cls, lambda: super(Settings, cls).model_validate_json(json_data, **kwargs))
+
+    @classmethod
+    def model_validate_strings(cls, obj: Any, **kwargs: Any) -> Self:
+        """Validate a mapping of strings."""
+        return _checked(cls, lambda: super(Settings, cls).model_validate_strings(obj, **kwargs))
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with some fields changed, validated as any other."""
+        del deep  # everything in it is immutable
+        fields = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self)(**{**fields, **(update or {})})
+
+    if not TYPE_CHECKING:  # for checkers, `frozen` says it
+
+        def __setattr__(self, name: str, value: Any) -> NoReturn:
+            raise TailnetConfigError(f"{name}: the settings are frozen; use model_copy")
+
+        def __delattr__(self, name: str) -> NoReturn:
+            raise TailnetConfigError(f"{name}: the settings are frozen; use model_copy")
+
+
+def _checked(cls: type[Settings], validate: Callable[[], T]) -> T:
+    try:
+        return validate()
+    except ValidationError as e:
+        problem = _explain(e, cls)
+    except (TypeError, RecursionError):  # keys that are no names; a document without an end
+        problem = f"what was given has not the form of a {cls.__name__}"
+    raise TailnetConfigError(problem)  # outside the except: no context that holds the input
+
+
+def _explain(error: ValidationError, cls: type[Settings]) -> str:
+    """Say which fields are wrong and why, without any input."""
+    reasons: list[str] = []
+    for detail in error.errors(include_url=False, include_context=False, include_input=False):
+        where = ".".join(map(str, detail["loc"]))
+        reason = detail["msg"].removeprefix("Value error, ")
+        if detail["type"] == "extra_forbidden":
+            reason = "is no setting"
+            if near := difflib.get_close_matches(where, cls.model_fields, n=1):
+                reason += f"; did you mean {near[0]}?"
+        reasons.append(f"{where}: {reason}" if where else reason)
+    return "; ".join(reasons)

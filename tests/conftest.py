@@ -1,0 +1,97 @@
+"""Fixtures of every test: the two faces, an offline tailnet, and what must be back afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tailnet import _lib
+from tailnet.testing import Testnet
+from tests.faces import Async, AsyncNode, Face, Sync, SyncNode
+
+WAIT = 20.0  # seconds for a condition to come true
+
+
+def eventually(what: str, condition: Callable[[], object], timeout: float = WAIT) -> None:
+    """Wait until a condition holds; its name is in the failure."""
+    deadline = time.monotonic() + timeout
+    pause = threading.Event()
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"never came true: {what}")
+        pause.wait(0.005)
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Testnet]:
+    """An offline tailnet for one module."""
+    with Testnet() as testnet:
+        yield testnet
+
+
+@pytest.fixture(scope="module", params=["sync", "asyncio"])
+def face(request: pytest.FixtureRequest) -> Iterator[Face]:
+    """Each of the two faces."""
+    with contextlib.closing(Sync() if request.param == "sync" else Async()) as each:
+        yield each
+
+
+@pytest.fixture(scope="module")
+def nodes(face: Face, net: Testnet) -> Iterator[tuple[SyncNode | AsyncNode, SyncNode | AsyncNode]]:
+    """Two nodes of the module's tailnet, "server" and "client"."""
+    suffix = face.name
+    with (
+        face.node(net.config(f"server-{suffix}")) as server,
+        face.node(net.config(f"client-{suffix}")) as client,
+    ):
+        yield server, client
+
+
+class Held:
+    """What this process holds: descriptors, threads, and what the library counts."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        self.fds = len(list(Path("/proc/self/fd").iterdir()))
+        self.threads = threading.active_count()
+        stats = _lib.stats()
+        self.nodes = stats["nodes"]
+        self.listeners = stats["listeners"]
+        self.connections = stats["connections"]
+        self.goroutines = stats["goroutines"]
+
+    def exceeds(self, before: Held, goroutines: int) -> str:
+        """Say what there is more of than before, or ""."""
+        slack = {"goroutines": goroutines}
+        return ", ".join(
+            f"{getattr(before, name)} {name} became {value}"
+            for name, value in vars(self).items()
+            if value > getattr(before, name) + slack.get(name, 0)
+        )
+
+
+@contextlib.contextmanager
+def nothing_left(goroutines: int = 6) -> Iterator[None]:
+    """Fail unless all that is held afterwards was held before.
+
+    Tailscale's own code starts and ends goroutines as it likes: a few more are no leak.
+    """
+    before = Held()
+    yield
+    left = ""
+
+    def back() -> bool:
+        nonlocal left
+        left = Held().exceeds(before, goroutines)
+        return not left
+
+    try:
+        eventually("everything is given back", back)
+    except pytest.fail.Exception:
+        pytest.fail(f"something is left: {left}")

@@ -1,0 +1,299 @@
+"""The two faces behind one set of words, so that one test holds for both.
+
+A test is synchronous and says what happens; `Sync` does it as a program with threads would, `Async`
+as one with asyncio would, on an event loop in a thread of its own. What both return has the same
+methods, each with a limit of its own so that a hang is a failure with a name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+from tailnet import (
+    AsyncTailnet,
+    AsyncTailnetHandle,
+    Tailnet,
+    TailnetConfig,
+    TailnetHandle,
+    TailnetListener,
+    TailnetSocket,
+)
+
+T = TypeVar("T")
+Address = tuple[str, int]
+
+LIMIT = 60.0  # seconds for any one step
+
+
+class Sync:
+    """As a program with threads would do it."""
+
+    name = "sync"
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+    @contextlib.contextmanager
+    def node(self, config: TailnetConfig, **up: Any) -> Iterator[SyncNode]:
+        """Join, and leave at the end."""
+        tailnet = Tailnet(config)
+        try:
+            yield SyncNode(tailnet.up(**up))
+        finally:
+            tailnet.close()
+
+    def up(self, tailnet: Tailnet, **kwargs: Any) -> SyncNode:
+        """Join."""
+        return SyncNode(tailnet.up(**kwargs))
+
+    def tailnet(self, config: TailnetConfig) -> Tailnet:
+        """Return a Tailnet that has not joined."""
+        return Tailnet(config)
+
+    def leave(self, tailnet: Tailnet) -> None:
+        """Close it."""
+        tailnet.close()
+
+    def interrupted(self, call: Callable[[], object]) -> float:
+        """Press Ctrl-C while `call` waits, and return how many seconds it then took to end."""
+        pressed = 0.0
+
+        def press() -> None:
+            nonlocal pressed
+            pressed = time.monotonic()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+        timer = threading.Timer(0.2, press)
+        timer.start()
+        try:
+            call()
+        except KeyboardInterrupt:
+            return time.monotonic() - pressed
+        finally:
+            timer.join()
+        raise AssertionError("it ended by itself")
+
+
+class SyncNode:
+    """A node."""
+
+    def __init__(self, handle: TailnetHandle) -> None:
+        self.handle = handle
+
+    def listen(self, address: str | Address, **kwargs: Any) -> SyncListener:
+        """Listen."""
+        return SyncListener(self.handle.listen(address, **kwargs))
+
+    def dial(self, address: str | Address, timeout: float | None = LIMIT) -> SyncConn:
+        """Connect."""
+        return SyncConn(self.handle.dial(address, timeout=timeout))
+
+    def whois(self, target: Any) -> Any:
+        """Ask who it is."""
+        return self.handle.whois(target, timeout=LIMIT)
+
+    def status(self) -> Any:
+        """Ask how it is."""
+        return self.handle.status(timeout=LIMIT)
+
+    def close(self) -> None:
+        """Leave."""
+        self.handle.close()
+
+
+class SyncListener:
+    """A listener."""
+
+    def __init__(self, socket: TailnetListener) -> None:
+        self.socket = socket
+
+    def accept(self, timeout: float | None = LIMIT) -> tuple[SyncConn, Address]:
+        """Accept within a time; None waits for ever."""
+        self.socket.settimeout(timeout)
+        conn, peer = self.socket.accept()
+        return SyncConn(conn), peer
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.socket.close()
+
+
+class SyncConn:
+    """A connection."""
+
+    def __init__(self, socket: TailnetSocket) -> None:
+        self.socket = socket
+        socket.settimeout(LIMIT)
+
+    def send(self, data: bytes | memoryview) -> None:
+        """Send everything."""
+        self.socket.sendall(data)
+
+    def receive(self, limit: int = 1 << 16, timeout: float | None = LIMIT) -> bytes:
+        """Receive something, or b"" at the end."""
+        self.socket.settimeout(timeout)
+        return self.socket.recv(limit)
+
+    def end(self) -> None:
+        """Half-close."""
+        self.socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close."""
+        self.socket.close()
+
+
+class Async:
+    """As a program with asyncio would do it."""
+
+    name = "asyncio"
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="asyncio")
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the loop."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+    def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = LIMIT) -> T:
+        """Run a coroutine on the loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout)
+
+    @contextlib.contextmanager
+    def node(self, config: TailnetConfig, **up: Any) -> Iterator[AsyncNode]:
+        """Join, and leave at the end."""
+        tailnet = AsyncTailnet(config)
+        try:
+            yield AsyncNode(self, self.run(tailnet.up(**up)))
+        finally:
+            self.run(tailnet.close())
+
+    def up(self, tailnet: AsyncTailnet, **kwargs: Any) -> AsyncNode:
+        """Join."""
+        return AsyncNode(self, self.run(tailnet.up(**kwargs)))
+
+    def tailnet(self, config: TailnetConfig) -> AsyncTailnet:
+        """Return a Tailnet that has not joined."""
+        return AsyncTailnet(config)
+
+    def leave(self, tailnet: AsyncTailnet) -> None:
+        """Close it."""
+        self.run(tailnet.close())
+
+    def interrupted(self, call: Callable[[], object]) -> float:
+        """Cancel the task behind `call` while it waits; return how long it then took to end."""
+        caller = concurrent.futures.ThreadPoolExecutor(1)
+        with caller:
+            before = self._tasks()
+            ending = caller.submit(call)
+            task = next(iter(self._await_new_task(before)))
+            cancelled = time.monotonic()
+            self.loop.call_soon_threadsafe(task.cancel)
+            error = ending.exception(LIMIT)
+            assert isinstance(error, concurrent.futures.CancelledError), error
+            return time.monotonic() - cancelled
+
+    def _tasks(self) -> set[asyncio.Task[Any]]:
+        async def tasks() -> set[asyncio.Task[Any]]:
+            return asyncio.all_tasks() - {asyncio.current_task()}
+
+        return self.run(tasks())
+
+    def _await_new_task(self, before: set[asyncio.Task[Any]]) -> set[asyncio.Task[Any]]:
+        deadline = time.monotonic() + LIMIT
+        while time.monotonic() < deadline:
+            if new := self._tasks() - before:
+                return new
+        raise AssertionError("no task was started")
+
+
+class AsyncNode:
+    """A node."""
+
+    def __init__(self, face: Async, handle: AsyncTailnetHandle) -> None:
+        self.face, self.handle = face, handle
+
+    def listen(self, address: str | Address, **kwargs: Any) -> AsyncListener:
+        """Listen."""
+        return AsyncListener(self.face, self.face.run(self.handle.listen(address, **kwargs)))
+
+    def dial(self, address: str | Address, timeout: float | None = LIMIT) -> AsyncConn:
+        """Connect."""
+        return AsyncConn(self.face, self.face.run(self.handle.dial(address, timeout=timeout)))
+
+    def whois(self, target: Any) -> Any:
+        """Ask who it is."""
+        return self.face.run(self.handle.whois(target, timeout=LIMIT))
+
+    def status(self) -> Any:
+        """Ask how it is."""
+        return self.face.run(self.handle.status(timeout=LIMIT))
+
+    def close(self) -> None:
+        """Leave."""
+        self.face.run(self.handle.close())
+
+
+class AsyncListener:
+    """A listener."""
+
+    def __init__(self, face: Async, socket: TailnetListener) -> None:
+        self.face, self.socket = face, socket
+
+    def accept(self, timeout: float | None = LIMIT) -> tuple[AsyncConn, Address]:
+        """Accept within a time; None waits for ever."""
+
+        async def accept() -> tuple[socket.socket, Address]:
+            return await asyncio.wait_for(self.face.loop.sock_accept(self.socket), timeout)
+
+        conn, peer = self.face.run(accept(), None)
+        assert isinstance(conn, TailnetSocket)
+        return AsyncConn(self.face, conn), peer
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.socket.close()
+
+
+class AsyncConn:
+    """A connection."""
+
+    def __init__(self, face: Async, socket: TailnetSocket) -> None:
+        self.face, self.socket = face, socket
+
+    def send(self, data: bytes | memoryview) -> None:
+        """Send everything."""
+        self.face.run(self.face.loop.sock_sendall(self.socket, data), 2 * LIMIT)
+
+    def receive(self, limit: int = 1 << 16, timeout: float | None = LIMIT) -> bytes:
+        """Receive something, or b"" at the end."""
+
+        async def receive() -> bytes:
+            return await asyncio.wait_for(self.face.loop.sock_recv(self.socket, limit), timeout)
+
+        return self.face.run(receive(), None)
+
+    def end(self) -> None:
+        """Half-close."""
+        self.socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close."""
+        self.socket.close()
+
+
+Face = Sync | Async
+Conn = SyncConn | AsyncConn
+Node = SyncNode | AsyncNode

@@ -1,0 +1,462 @@
+"""What every face of every backend does: listen, accept, dial, carry, end."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tailnet import (
+    TailnetClosed,
+    TailnetConfigError,
+    TailnetListenError,
+    TailnetNameError,
+    TailnetPeerNotFound,
+    TailnetRefused,
+    TailnetUnreachable,
+    _lib,
+)
+from tailnet._fd import Fd
+from tailnet.testing import Testnet
+from tests.conftest import eventually, nothing_left
+from tests.faces import Conn, Face, Node
+
+Pair = tuple[Node, Node]
+
+PORT = iter(range(2000, 10000))
+
+
+@contextlib.contextmanager
+def connected(nodes: Pair) -> Iterator[tuple[Conn, Conn]]:
+    """Yield the two ends of one connection: the server's and the client's."""
+    server, client = nodes
+    listener = server.listen(f":{next(PORT)}")
+    with contextlib.closing(listener):
+        near = client.dial((str(server.handle.ip), listener.socket.getsockname()[1]))
+        far, _ = listener.accept()
+        with contextlib.closing(near), contextlib.closing(far):
+            yield far, near
+
+
+def knows(node: Node, other: Node) -> bool:
+    """Report whether a node has heard of another, which takes a moment after that has joined."""
+    return any(peer.name == other.handle.fqdn for peer in node.status().peers)
+
+
+def everything(conn: Conn) -> bytes:
+    """Receive until the end."""
+    return b"".join(iter(conn.receive, b""))
+
+
+# --- listen, accept, dial ---
+
+
+@pytest.mark.parametrize("where", ["", "0.0.0.0", "own IPv4", "own IPv6"])
+def test_listen_and_accept(nodes: Pair, where: str) -> None:
+    """A connection arrives at whatever names this node, and both ends agree on both addresses."""
+    server, client = nodes
+    v4, v6 = sorted(server.handle.ips, key=lambda ip: ip.version)
+    host = {"own IPv4": str(v4), "own IPv6": f"[{v6}]"}.get(where, where)
+    target = v6 if "IPv6" in where else v4
+    with nothing_left(), contextlib.closing(server.listen(f"{host}:80")) as listener:
+        assert listener.socket.getsockname() == (str(target), 80)
+        with contextlib.closing(client.dial((str(target), 80))) as near:
+            far, peer = listener.accept()
+            with contextlib.closing(far):
+                assert peer == far.socket.getpeername() == near.socket.getsockname()
+                assert near.socket.getpeername() == far.socket.getsockname() == (str(target), 80)
+                assert peer[0] in map(str, client.handle.ips)
+                near.send(b"ping")
+                assert far.receive() == b"ping"
+
+
+def test_port_0_picks_one(nodes: Pair) -> None:
+    """Two listeners on port 0 get ports of their own, which are dialed as any other."""
+    server, client = nodes
+    with (
+        contextlib.closing(server.listen(":0")) as first,
+        contextlib.closing(server.listen(":0")) as second,
+    ):
+        ports = [listener.socket.getsockname()[1] for listener in (first, second)]
+        assert 0 not in ports
+        assert ports[0] != ports[1]
+        with contextlib.closing(client.dial((str(server.handle.ip), ports[1]))):
+            conn, _ = second.accept()
+            conn.close()
+
+
+@pytest.mark.parametrize("form", ["IPv4", "IPv6", "short", "fqdn", "fqdn.", "UPPER", "tuple"])
+def test_dial_by_any_name(nodes: Pair, form: str) -> None:
+    """A peer is dialed by address, by short name and by full name."""
+    server, client = nodes
+    handle = server.handle
+    v6 = next(ip for ip in handle.ips if ip.version == 6)
+    address: dict[str, str | tuple[str, int]] = {
+        "IPv4": f"{handle.ip}:81",
+        "IPv6": f"[{v6}]:81",
+        "short": f"{handle.hostname}:81",
+        "fqdn": f"{handle.fqdn}:81",
+        "fqdn.": f"{handle.fqdn}.:81",
+        "UPPER": f"{handle.hostname.upper()}:81",
+        "tuple": (handle.hostname, 81),
+    }
+    with (
+        contextlib.closing(server.listen(":81")) as listener,
+        contextlib.closing(client.dial(address[form])) as near,
+    ):
+        conn, _ = listener.accept()
+        conn.close()
+        assert near.receive() == b""
+
+
+def test_a_node_dials_itself(nodes: Pair) -> None:
+    """A node reaches its own listener, by name and by address."""
+    server, _ = nodes
+    with contextlib.closing(server.listen(":82")) as listener:
+        for host in (server.handle.hostname, str(server.handle.ip)):
+            with contextlib.closing(server.dial(f"{host}:82")) as near:
+                conn, peer = listener.accept()
+                assert peer[0] == str(server.handle.ip)
+                conn.close()
+                assert near.receive() == b""
+
+
+def test_whois_names_the_caller(nodes: Pair) -> None:
+    """A connection, its peer's address in any form, and an IP address name the same caller."""
+    server, client = nodes
+    with connected(nodes) as (far, _):
+        peer = far.socket.getpeername()
+        for target in (far.socket, peer, peer[0], f"{peer[0]}:{peer[1]}", client.handle.ip):
+            who = server.whois(target)
+            assert who.node.name == client.handle.fqdn
+            assert client.handle.ip in who.node.ips
+            assert who.user.login
+    with pytest.raises(TailnetPeerNotFound, match=r"100\.64\.77\.77"):
+        server.whois("100.64.77.77")
+    with pytest.raises(TailnetConfigError, match="whois"):
+        server.whois(object())
+
+
+def test_cached_whois_needs_no_descriptor(nodes: Pair) -> None:
+    """The first question goes out; the next is answered in the call itself."""
+    server, client = nodes
+    ip = str(client.handle.ip)
+    server.whois(ip)
+    assert not isinstance(_lib.whois(server.handle._node.handle(), ip), Fd)
+
+
+# --- what cannot be ---
+
+
+def test_two_listeners_on_one_port(nodes: Pair) -> None:
+    """A port that is taken, by the same or an overlapping address, is EADDRINUSE."""
+    server, _ = nodes
+    with contextlib.closing(server.listen(":83")), nothing_left():
+        for address in (":83", "0.0.0.0:83", f"{server.handle.ip}:83"):
+            with pytest.raises(TailnetListenError, match="83") as caught:
+                server.listen(address)
+            assert caught.value.errno == errno.EADDRINUSE
+    server.listen(":83").close()  # given back
+
+
+def test_listen_on_what_is_not_ours(nodes: Pair) -> None:
+    """An address of somebody else is EADDRNOTAVAIL, and says which this node has."""
+    server, client = nodes
+    with nothing_left(), pytest.raises(TailnetListenError, match=str(server.handle.ip)) as caught:
+        server.listen(f"{client.handle.ip}:84")
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+
+
+@pytest.mark.parametrize(
+    "address", ["80", ":http", ":70000", "name:80", "fd7a::1:80", "", 80, ("", "80"), None]
+)
+def test_listen_on_nonsense(nodes: Pair, address: Any) -> None:
+    """An address that makes no sense is a TailnetConfigError that quotes it."""
+    with nothing_left(), pytest.raises(TailnetConfigError) as caught:
+        nodes[0].listen(address)
+    assert str(address) in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["server", ":80", "server:", "server:0", "server:x", 80, None])
+def test_dial_nonsense(nodes: Pair, address: Any) -> None:
+    """Nor can it be dialed."""
+    with nothing_left(), pytest.raises(TailnetConfigError) as caught:
+        nodes[1].dial(address)
+    assert str(address) in str(caught.value)
+
+
+def test_refused(nodes: Pair) -> None:
+    """A peer on which nobody listens refuses, as the kernel's would."""
+    server, client = nodes
+    with nothing_left(), pytest.raises(TailnetRefused, match=r":9\b") as caught:
+        client.dial(f"{server.handle.hostname}:9")
+    assert caught.value.errno == errno.ECONNREFUSED
+    assert isinstance(caught.value, ConnectionRefusedError)
+
+
+@pytest.mark.parametrize("name", ["nobody", "nobody.offline.ts.net", "nobody.example.com"])
+def test_unknown_name(nodes: Pair, name: str) -> None:
+    """A name that the tailnet does not know is an error, and nobody else is asked."""
+    with nothing_left(), pytest.raises(TailnetNameError, match=name) as caught:
+        nodes[1].dial(f"{name}:80")
+    assert isinstance(caught.value, socket.gaierror)
+
+
+@pytest.mark.parametrize("ip", ["192.0.2.1", "127.0.0.1", "[2001:db8::1]", "100.64.77.77"])
+def test_not_on_the_tailnet(nodes: Pair, ip: str) -> None:
+    """An address that is no peer's is never dialed, on whatever network it is."""
+    with nothing_left(), pytest.raises(TailnetUnreachable, match="not on the tailnet") as caught:
+        nodes[1].dial(f"{ip}:80")
+    assert caught.value.errno == errno.EHOSTUNREACH
+
+
+# --- carrying ---
+
+
+def test_200_connections_at_once(nodes: Pair) -> None:
+    """200 connections are open at the same time, and each carries its own."""
+    server, client = nodes
+    count = 200
+    with (
+        nothing_left(),
+        contextlib.closing(server.listen(":85", backlog=count)) as listener,
+        ThreadPoolExecutor(20) as pool,
+    ):
+        dialing = [pool.submit(client.dial, f"{server.handle.ip}:85") for _ in range(count)]
+        accepted: dict[Any, Any] = {}
+        for _ in range(count):
+            conn, peer = listener.accept()
+            accepted[peer] = conn
+        dialed: list[Any] = [future.result() for future in dialing]
+        assert len(accepted) == count
+        for number, near in enumerate(dialed):
+            near.send(number.to_bytes(4, "big"))
+        for number, near in enumerate(dialed):
+            far = accepted[near.socket.getsockname()]
+            assert far.receive(4) == number.to_bytes(4, "big")
+            near.close()
+            assert far.receive() == b""
+            far.close()
+
+
+@pytest.mark.timeout(240)
+def test_256_mib_both_ways_at_once(nodes: Pair) -> None:
+    """256 MiB arrive unchanged in each direction, at the same time."""
+    size, piece = 256 << 20, 1 << 20
+    blocks = [
+        hashlib.shake_128(bytes([n])).digest(piece) for n in range(7)
+    ]  # 7 does not divide 256
+    wanted = hashlib.sha256()
+    for n in range(size // piece):
+        wanted.update(blocks[n % len(blocks)])
+
+    def send(conn: Conn) -> None:
+        for n in range(size // piece):
+            conn.send(blocks[n % len(blocks)])
+        conn.end()
+
+    def receive(conn: Conn) -> tuple[int, str]:
+        seen, length = hashlib.sha256(), 0
+        while data := conn.receive(piece):
+            seen.update(data)
+            length += len(data)
+        return length, seen.hexdigest()
+
+    pool: ThreadPoolExecutor
+    with nothing_left(), connected(nodes) as ends, ThreadPoolExecutor(4) as pool:
+        sending = [pool.submit(send, end) for end in ends]
+        for receiving in [pool.submit(receive, end) for end in ends]:
+            assert receiving.result() == (size, wanted.hexdigest())
+        for done in sending:
+            done.result()
+
+
+def test_half_close(nodes: Pair) -> None:
+    """After one side has said its last word, the other's late reply still arrives, both ways."""
+    for swap in (False, True):
+        with nothing_left(), connected(nodes) as ends:
+            asking, answering = (ends[1], ends[0]) if swap else ends
+            asking.send(b"question")
+            asking.end()
+            assert everything(answering) == b"question"
+            answering.send(b"late ")
+            answering.send(b"reply" * 100_000)
+            answering.close()
+            assert everything(asking) == b"late " + b"reply" * 100_000
+
+
+def test_closing_with_unread_data(nodes: Pair) -> None:
+    """Close with data unread: the answer given before arrives, and the sender is stopped."""
+    with nothing_left(), connected(nodes) as (far, near):
+        near.send(b"hardly read")
+        assert far.receive(1) == b"h"
+        far.send(b"go away")
+        far.close()
+        assert near.receive() == b"go away"
+
+        def stopped() -> bool:
+            try:
+                near.send(b"more" * 1000)
+            except ConnectionError:
+                return True
+            return False
+
+        eventually("the sender is stopped", stopped)
+
+
+def test_a_full_backlog_refuses(nodes: Pair) -> None:
+    """When nobody accepts, the peers beyond the backlog are refused; then there is room again."""
+    server, client = nodes
+    with contextlib.closing(server.listen(":86", backlog=2)) as listener:
+        waiting = []
+
+        def refused() -> bool:
+            try:
+                waiting.append(client.dial(f"{server.handle.ip}:86"))
+            except TailnetRefused:
+                return True
+            return False
+
+        eventually("the backlog is full", refused)
+        assert 2 <= len(waiting) <= 8
+        for near in waiting:
+            conn, _ = listener.accept()
+            conn.close()
+            near.close()
+        near = client.dial(f"{server.handle.ip}:86")
+        conn, peer = listener.accept()
+        assert peer == near.socket.getsockname()
+        near.close()
+        conn.close()
+
+
+# --- waiting, and giving up ---
+
+
+@pytest.fixture(scope="module")
+def silent() -> Iterator[Testnet]:
+    """A control server that accepts and never answers."""
+    with Testnet() as testnet:
+        testnet.control.fault("hang")
+        yield testnet
+
+
+@pytest.fixture(params=["accept", "recv", "dial", "up"])
+def waiting(
+    request: pytest.FixtureRequest, face: Face, net: Testnet, silent: Testnet, nodes: Pair
+) -> Iterator[Callable[..., object]]:
+    """Each call that waits for what never comes; it takes a timeout, None for none."""
+    server, client = nodes
+    with nothing_left(), contextlib.ExitStack() as closing:
+        if request.param == "accept":
+            listener = closing.enter_context(contextlib.closing(server.listen(f":{next(PORT)}")))
+            yield lambda timeout=None: listener.accept(timeout)
+        elif request.param == "recv":
+            far, _ = closing.enter_context(connected(nodes))
+            yield lambda timeout=None: far.receive(timeout=timeout)
+        elif request.param == "dial":
+            net.control.add_fake_nodes(1)  # in the network map, and nowhere else
+            eventually("the client sees it", lambda: any(fakes(client)))
+            yield lambda timeout=None: client.dial(f"{next(fakes(client))}:80", timeout=timeout)
+        else:
+            tailnet: Any = face.tailnet(silent.config("pending"))
+            closing.callback(face.leave, tailnet)
+            yield lambda timeout=None: face.up(tailnet, timeout=timeout)
+
+
+def fakes(node: Node) -> Iterator[str]:
+    """Return the addresses of peers that do not exist."""
+    return (str(p.ips[0]) for p in node.status().peers if p.hostname.startswith("fake-"))
+
+
+def test_it_times_out(waiting: Callable[..., object]) -> None:
+    """What waits ends at its deadline, says so, and leaves nothing."""
+    for _ in range(5):
+        started = time.monotonic()
+        with pytest.raises(TimeoutError, match=r"timed out|^$"):
+            waiting(timeout=0.1)
+        assert 0.1 <= time.monotonic() - started < 5
+
+
+def test_it_is_interrupted(face: Face, waiting: Callable[..., object]) -> None:
+    """Ctrl-C, or a cancelled task, ends what waits within 0.2 s and leaves nothing."""
+    assert min(face.interrupted(waiting) for _ in range(5)) < 0.2
+
+
+def test_a_timed_out_receive_loses_nothing(nodes: Pair) -> None:
+    """What comes after a receive that was given up is received by the next one."""
+    with connected(nodes) as (far, near):
+        with pytest.raises(TimeoutError):
+            far.receive(timeout=0.05)
+        near.send(b"later")
+        assert far.receive() == b"later"
+
+
+# --- leaving ---
+
+
+def test_leaving_ends_what_belongs_to_it(face: Face, net: Testnet, nodes: Pair) -> None:
+    """Close a node: accept is woken, peers see their connections end, calls say why."""
+    _, client = nodes
+    with nothing_left():
+        with face.node(net.config(f"leaving-{face.name}")) as node:
+            listener = node.listen(":80")
+            eventually("the client knows it", lambda: knows(client, node))
+            near = client.dial(f"{node.handle.hostname}:80")
+            far, _ = listener.accept()
+            woken: list[BaseException] = []
+
+            def accept() -> None:
+                try:
+                    listener.accept(None)
+                except OSError as e:
+                    woken.append(e)
+
+            with ThreadPoolExecutor(2) as pool:
+                pool.submit(accept)
+                leaving = pool.submit(node.close)
+                assert near.receive() == b""
+                near.close()
+                leaving.result()
+            assert "closed" in str(woken[0])
+            for call in (
+                lambda: node.dial("x:1"),
+                lambda: node.listen(":1"),
+                lambda: node.whois("100.64.0.1"),
+                node.status,
+                node.handle.watch,
+            ):
+                with pytest.raises(TailnetClosed, match="leaving"):
+                    call()
+            node.close()  # again
+        far.close()
+        listener.close()
+
+
+@pytest.mark.timeout(240)
+def test_what_was_written_arrives_50_times_of_50(face: Face, net: Testnet, nodes: Pair) -> None:
+    """Dial, send 8 MiB, close, leave: the peer has every byte, every time."""
+    server, _ = nodes
+    data = hashlib.shake_128(b"8 MiB").digest(8 << 20)
+    wanted = hashlib.sha256(data).hexdigest()
+    with contextlib.closing(server.listen(":87")) as listener, ThreadPoolExecutor(1) as pool:
+
+        def receive() -> str:
+            conn, _ = listener.accept()
+            with contextlib.closing(conn):
+                return hashlib.sha256(everything(conn)).hexdigest()
+
+        for _ in range(50):
+            receiving = pool.submit(receive)
+            with face.node(net.config(f"sender-{face.name}")) as node:
+                conn = node.dial(f"{server.handle.ip}:87")
+                conn.send(data)
+                conn.close()
+            assert receiving.result(30) == wanted

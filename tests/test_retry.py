@@ -1,0 +1,87 @@
+"""When to try again: the delays, and what may change them."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from tailnet import RetryPolicy
+
+
+class Extreme(random.Random):
+    """Draws the least (0) or the greatest (1) number that can come."""
+
+    def __init__(self, end: int) -> None:
+        super().__init__()
+        self.end = end
+
+    def uniform(self, a: float, b: float) -> float:
+        """Return one end of the range."""
+        return (a, b)[self.end]
+
+
+@pytest.mark.parametrize(("end", "part"), [(0, 0.8), (1, 1.2)])
+def test_delays_double(end: int, part: float) -> None:
+    """By default there are five retries, after 1, 2, 4, 8 and 16 s, give or take 20 percent."""
+    policy = RetryPolicy()
+    delays = [policy.delay(retry, rng=Extreme(end)) for retry in range(1, policy.retries + 1)]
+    assert delays == pytest.approx([part * seconds for seconds in (1, 2, 4, 8, 16)])
+
+
+def test_delays_differ() -> None:
+    """Two nodes do not come back in step: delays are spread over the whole range."""
+    delays = [RetryPolicy().delay(3) for _ in range(1000)]
+    assert 3.2 <= min(delays) < 3.4
+    assert 4.6 < max(delays) <= 4.8
+
+
+def test_own_policy() -> None:
+    """The first delay, the factor, the greatest delay and the jitter are the policy's."""
+    policy = RetryPolicy(first_delay=0.5, factor=3, max_delay=10, jitter=0)
+    assert [policy.delay(retry) for retry in range(1, 6)] == [0.5, 1.5, 4.5, 10, 10]
+    assert RetryPolicy(first_delay=0).delay(5) == 0
+
+
+@pytest.mark.parametrize(("asked", "delay"), [(None, 4.0), (0.0, 4.0), (3.0, 4.0), (90.0, 90.0)])
+def test_server_is_never_waited_for_less_than_it_asks(asked: float | None, delay: float) -> None:
+    """Retry-After makes a delay longer, even beyond max_delay, and never shorter."""
+    assert RetryPolicy(jitter=0).delay(3, retry_after=asked) == delay
+
+
+@pytest.mark.parametrize("retry", [100, 2000, 10**400])
+def test_any_number_of_retries(retry: int) -> None:
+    """The thousandth retry comes after max_delay, and not to an overflow."""
+    assert RetryPolicy(jitter=0).delay(retry) == 60
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("retries", -1),
+        ("retries", 1.5),
+        ("first_delay", -1),
+        ("first_delay", float("inf")),
+        ("factor", 0.9),
+        ("factor", float("nan")),
+        ("max_delay", -1),
+        ("max_delay", float("inf")),
+        ("jitter", -0.1),
+        ("jitter", 1.1),
+        ("jitter", float("nan")),
+        ("attempts", 5),
+    ],
+)
+def test_bad_value_is_refused(field: str, value: Any) -> None:
+    """A value that gives no sensible delay is a ValueError that names the field."""
+    with pytest.raises(ValueError, match=field):
+        RetryPolicy(**{field: value})
+
+
+def test_policy_is_immutable() -> None:
+    """No field can be set afterwards."""
+    policy = RetryPolicy()
+    with pytest.raises(ValueError, match="frozen"):
+        policy.retries = 1
+    assert policy.retries == 5
