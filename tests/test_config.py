@@ -20,39 +20,77 @@ NODE_CONFIG = Path(__file__).parent.parent / "go/internal/node/config.go"
 SPACE = "holds white space or control characters"
 TAG = 'each must look like "tag:name"'
 URL = "must be http://host"
+KEY = "looks like a key"
+PATHS = ("auth_key_file", "state_dir", "tailscaled_socket", "tailscaled_path")
+# urllib quotes these in its errors: a port that is none, and what NFKC turns into a slash.
+SECRET_URLS = (f"http://user:{SECRET}", f"http://{SECRET}\u2100")
 
 # Field, reason, and values that are refused for it.
 REFUSED: list[tuple[Any, ...]] = [
-    ("hostname", "must be a DNS label", "", "-a", "a-", "a.b", "a b", "a\0", "a" * 64, "\u00e4"),
+    (
+        "hostname",
+        "must be a DNS label",
+        "",
+        "-a",
+        "a-",
+        "a.b",
+        "a b",
+        "a\0",
+        "a" * 64,
+        "\u00e4",
+        "\u017fx",
+    ),
+    ("hostname", KEY, SECRET, f" {SECRET}"),
     ("hostname", "valid string", 5),
     ("auth_key", "must not be empty", "", " "),
     ("auth_key", SPACE, "a b", "a\nb", "a\0"),
-    ("auth_key_file", "not a valid path", 5),
     ("client_secret", "must not be empty", ""),
     ("client_secret", "needs tags", "s"),
     ("tags", TAG, "web", ["tag:"], ["tag:a", "tag:1"], "tag:a b"),
     ("tags", "valid tuple", 5),
-    ("control_url", URL, "", "host", "ftp://host", "http://", "//host"),
+    ("control_url", URL, "", "host", "ftp://host", "http://", "//host", *SECRET_URLS),
+    (
+        "control_url",
+        URL,
+        "http://a\tb",
+        "http://a\n/",
+        "http://a/\rb",
+        "http://a\x7f",
+        "http://a\xa0b",
+    ),
+    ("control_url", "holds a space", "http://a b", "http://a/ b"),
     ("control_url", "must have neither", "http://u:p@host", "http://host?a", "http://host#a"),
-    ("state_dir", "not a valid path", 5),
     ("ephemeral", "valid boolean", "maybe"),
     ("port", "greater than or equal to 0", -1),
     ("port", "less than or equal to 65535", 65536),
     ("port", "valid integer", "many"),
     ("backend", "'embedded' or 'tailscaled'", "docker"),
-    ("tailscaled_socket", "not a valid path", 5),
     ("tailscaled_managed", "valid boolean", "maybe"),
-    ("tailscaled_path", "not a valid path", 5),
     ("accept_routes", "valid boolean", "maybe"),
     ("exit_node", "must be an IP address or a name", ""),
+    ("exit_node", KEY, SECRET, f" {SECRET}"),
     ("advertise_routes", "each must be a subnet", "10.1.0.1/16", "net", ["10.0.0.0/8", "::/129"]),
+    (
+        "advertise_routes",
+        "each must be a subnet",
+        "10.0.0.0",
+        "10.0.0.0/255.0.0.0",
+        "fe80::%1/64",
+        "10.0.0.0/08",
+    ),
     ("connect_timeout", "greater than 0", 0, -1.5),
     ("connect_timeout", "finite number", float("inf"), float("nan")),
-    ("retry", "greater than or equal to 0", {"retries": -1}),
+    ("connect_timeout", "less than or equal to 86400", 86401),
+    ("retry", "retries: Input should be greater than or equal to 0", {"retries": -1}),
     ("retry", "is no setting", {"tries": 1}),
     ("log_level", "'debug', 'info', 'warning' or 'error'", "loud"),
     ("log_upload", "valid boolean", "maybe"),
     ("allow_host_network", "valid boolean", "maybe"),
+    *((field, "not a valid path", 5) for field in PATHS),
+    *((field, 'has a "~"', "~no-such-user/x", Path("~no-such-user")) for field in PATHS),
+    *((field, "must not be empty", "", " ") for field in PATHS),
+    *((field, "holds a NUL", "a\0b", Path("a\0b")) for field in PATHS),
+    *((field, KEY, SECRET, f" {SECRET}", Path(SECRET)) for field in PATHS),
 ]
 BAD = [(field, value, reason) for field, reason, *values in REFUSED for value in values]
 
@@ -91,13 +129,14 @@ def shown(error: BaseException) -> str:
 
 @pytest.mark.parametrize(("field", "value", "reason"), BAD)
 def test_bad_value_is_named_with_its_reason(field: str, value: Any, reason: str) -> None:
-    """A value that cannot be used is a ValueError that names the field and the reason."""
+    """A value that cannot be used is a ValueError of the field and the reason, without a key."""
     with pytest.raises(TailnetConfigError) as caught:
         TailnetConfig(**{field: value})
     assert str(caught.value).startswith(field)
     assert reason in str(caught.value)
     assert isinstance(caught.value, ValueError)
     assert caught.value.code == Code.CONFIG
+    assert SECRET not in shown(caught.value)
 
 
 def test_every_field_has_a_bad_value() -> None:
@@ -135,13 +174,38 @@ def test_misspelled_field_is_refused_with_the_right_one() -> None:
         TailnetConfig(xyzzy=1)  # type: ignore[call-arg]
 
 
-def test_configuration_is_immutable() -> None:
-    """No field can be set afterwards, and a copy with other values leaves the original."""
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda _: TailnetConfig.model_validate({1: 2}),
+        lambda _: TailnetConfig.model_validate([]),
+        lambda _: TailnetConfig.model_validate_strings({"port": "many"}),
+        lambda _: TailnetConfig.model_validate_strings({1: "2"}),
+        lambda _: TailnetConfig.model_validate_json("[" * 100_000),
+        lambda d: TailnetConfig.from_file(written(d / "c.json", '{"tailnet":' + "[" * 100_000)),
+        lambda d: TailnetConfig.from_file(written(d / "c.toml", "tailnet = " + "[" * 100_000)),
+    ],
+    ids=["number", "list", "strings", "string", "deep", "deep.json", "deep.toml"],
+)
+def test_what_has_not_the_form_is_refused(way: Callable[[Path], object], tmp_path: Path) -> None:
+    """What is no set of named values, or never ends, is a bad configuration and no other error."""
+    with pytest.raises(TailnetConfigError) as caught:
+        way(tmp_path)
+    assert str(caught.value)
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(("field", "value"), [("port", 2), ("auth_key", SECRET), ("xyzzy", SECRET)])
+def test_configuration_is_immutable(field: str, value: Any) -> None:
+    """No field can be set or deleted afterwards, and what was to be set is not shown."""
     config = TailnetConfig(port=1)
-    with pytest.raises(ValueError, match="frozen"):
-        config.port = 2
+    with pytest.raises(TailnetConfigError, match=rf"^{field}: .* frozen") as caught:
+        setattr(config, field, value)
+    assert SECRET not in shown(caught.value)
+    with pytest.raises(TailnetConfigError, match=rf"^{field}: .* frozen"):
+        delattr(config, field)
     assert config.model_copy(update={"port": 3}).port == 3
-    assert config.port == 1
+    assert config == TailnetConfig(port=1)
 
 
 # --- secrets ---
@@ -179,13 +243,17 @@ def test_secrets_are_not_in_what_is_printed() -> None:
 
 @pytest.mark.parametrize(
     ("environ", "source"),
-    [({}, "auth_key_file {}"), ({"TS_AUTH_KEY": f"{SECRET} x"}, "TS_AUTH_KEY")],
+    [
+        ({}, "auth_key_file {}"),
+        ({"TS_AUTH_KEY": f"{SECRET} x"}, "TS_AUTH_KEY"),
+        ({"TS_CLIENT_SECRET": f"{SECRET} x"}, "TS_CLIENT_SECRET"),
+    ],
 )
 def test_bad_key_outside_is_not_shown(environ: dict[str, str], source: str, tmp_path: Path) -> None:
     """A key from a variable or a file that cannot be one names that source, and is not shown."""
     path = written(tmp_path / "key", f"{SECRET} x")
     with pytest.raises(TailnetConfigError) as caught:
-        TailnetConfig(auth_key_file=path).to_native(environ)
+        TailnetConfig(auth_key_file=path, tags="tag:a").to_native(environ)
     assert str(caught.value) == f"{source.format(path)}: {SPACE}"
     assert SECRET not in shown(caught.value)
 
@@ -289,8 +357,15 @@ def test_control_url_of_the_environment() -> None:
     environ = {"TS_CONTROL_URL": "http://variable/"}
     assert TailnetConfig().resolved_control_url(environ) == "http://variable"
     assert TailnetConfig(control_url="http://own").resolved_control_url(environ) == "http://own"
-    with pytest.raises(TailnetConfigError, match=f"^TS_CONTROL_URL: {URL}"):
-        TailnetConfig().resolved_control_url({"TS_CONTROL_URL": "variable"})
+
+
+@pytest.mark.parametrize("url", ["variable", *SECRET_URLS])
+def test_bad_control_url_of_the_environment(url: str) -> None:
+    """A TS_CONTROL_URL that cannot be used is named, and not shown."""
+    with pytest.raises(TailnetConfigError, match=f"^TS_CONTROL_URL: {URL}") as caught:
+        TailnetConfig().to_native({"TS_CONTROL_URL": url})
+    assert SECRET not in shown(caught.value)
+    assert caught.value.__context__ is None
 
 
 @pytest.mark.parametrize("section", ["tailnet", "tailscale"])
@@ -299,13 +374,26 @@ def test_file_paths_are_relative_to_it(
 ) -> None:
     """Both sections are read, and relative paths start at the file, not at the program."""
     monkeypatch.setenv("HOME", "/home/bob")
-    fields = {"auth_key_file": "k", "state_dir": "~/s", "tailscaled_socket": "/run/t", "port": 5}
+    fields = {"auth_key_file": "k", "state_dir": "~/s", "tailscaled_socket": "/run/t"}
+    fields |= {"tailscaled_path": "bin/d"}
     text = toml({"unrelated": 1}, "other") + toml(fields, section)
     config = TailnetConfig.from_file(str(written(tmp_path / "c.toml", text)))
     assert config.auth_key_file == tmp_path / "k"
     assert config.state_dir == Path("/home/bob/s")
     assert config.tailscaled_socket == Path("/run/t")
-    assert config.port == 5
+    assert config.tailscaled_path == tmp_path / "bin/d"
+
+
+@pytest.mark.parametrize("field", PATHS)
+def test_tilde_is_the_home_directory(
+    field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every path may start with "~", as text, as a Path and in a file."""
+    monkeypatch.setenv("HOME", "/home/bob")
+    text: dict[str, Any] = {field: "~/x"}
+    configs = [TailnetConfig(**text), TailnetConfig.model_validate({field: Path("~/x")})]
+    configs.append(TailnetConfig.from_file(written(tmp_path / "c.toml", toml(text))))
+    assert {getattr(config, field) for config in configs} == {Path("/home/bob/x")}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tailnet import RetryPolicy
+from tailnet import RetryPolicy, TailnetConfigError
 
 
 class Extreme(random.Random):
@@ -50,10 +50,18 @@ def test_server_is_never_waited_for_less_than_it_asks(asked: float | None, delay
     assert RetryPolicy(jitter=0).delay(3, retry_after=asked) == delay
 
 
-@pytest.mark.parametrize("retry", [100, 2000, 10**400])
-def test_any_number_of_retries(retry: int) -> None:
-    """The thousandth retry comes after max_delay, and not to an overflow."""
-    assert RetryPolicy(jitter=0).delay(retry) == 60
+@pytest.mark.parametrize(("end", "delay"), [(0, 90.0), (1, 108.0)])
+def test_jitter_never_shortens_what_the_server_asks(end: int, delay: float) -> None:
+    """Those who were told the same number of seconds come back after it, and not all at once."""
+    assert RetryPolicy().delay(1, retry_after=90, rng=Extreme(end)) == pytest.approx(delay)
+
+
+@pytest.mark.parametrize("factor", [2, 16])
+@pytest.mark.parametrize("retry", [100, 1000, 2000, 10**400])
+def test_any_number_of_retries(retry: int, factor: int) -> None:
+    """The thousandth retry comes after max_delay, or none at all, and not to an overflow."""
+    assert RetryPolicy(jitter=0, factor=factor).delay(retry) == 60
+    assert RetryPolicy(first_delay=0, factor=factor).delay(retry) == 0
 
 
 @pytest.mark.parametrize(
@@ -74,14 +82,18 @@ def test_any_number_of_retries(retry: int) -> None:
     ],
 )
 def test_bad_value_is_refused(field: str, value: Any) -> None:
-    """A value that gives no sensible delay is a ValueError that names the field."""
-    with pytest.raises(ValueError, match=field):
+    """A value that gives no sensible delay is a TailnetConfigError that names the field."""
+    with pytest.raises(TailnetConfigError, match=f"^{field}: "):
         RetryPolicy(**{field: value})
 
 
 def test_policy_is_immutable() -> None:
-    """No field can be set afterwards."""
+    """No field can be set or deleted afterwards, and what was to be set is not shown."""
     policy = RetryPolicy()
-    with pytest.raises(ValueError, match="frozen"):
-        policy.retries = 1
-    assert policy.retries == 5
+    field, value = "retries", "tskey-secret"
+    with pytest.raises(TailnetConfigError, match=r"^retries: .* frozen") as caught:
+        setattr(policy, field, value)
+    assert value not in str(caught.value)
+    with pytest.raises(TailnetConfigError, match=r"^retries: .* frozen"):
+        delattr(policy, field)
+    assert policy == RetryPolicy()

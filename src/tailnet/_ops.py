@@ -95,6 +95,7 @@ class Lines:
         self._text = bytearray()
         self._ended = False
         self._waiting = False
+        self._closed = False
 
     def next(self, deadline: float | None, what: str) -> Steps[Any]:
         """Return the next object, or None at the end of the stream.
@@ -116,16 +117,18 @@ class Lines:
             return json.loads(line)
         finally:
             self._waiting = False
-            if self._ended:
+            if self._closed or self._ended:  # closed meanwhile, and given up before the end came
+                self._ended = True
                 self._fd.close()
 
     def close(self) -> None:
         """End the stream. Whoever waits gets what had arrived, then None. Idempotent."""
+        self._closed = True  # before the look at _waiting: one of the two closes
         self._fd.shutdown()
         # Not under somebody who waits: an event loop would never hear of a closed descriptor.
         # The shutdown wakes him, and he closes it.
-        self._ended = not self._waiting
-        if self._ended:
+        if not self._waiting:
+            self._ended = True
             self._fd.close()
 
 

@@ -53,7 +53,7 @@ __all__ = ["TailnetConfig"]
 T = TypeVar("T", bound="TailnetConfig")
 
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE | re.ASCII)
-ROUTE = re.compile(r"[0-9a-f:.]+/\d+", re.IGNORECASE | re.ASCII)
+ROUTE = re.compile(r"[0-9a-f:.]+/(0|[1-9]\d*)", re.IGNORECASE | re.ASCII)
 TAG = re.compile(r"tag:[a-zA-Z][a-zA-Z0-9-]*")
 
 # What tsnet would fall back to behind the configuration's back, and what from_env reads.
@@ -110,7 +110,10 @@ def _check_path(value: Any) -> Any:
         if "\0" in text:
             raise ValueError("holds a NUL character")
         _refuse_key(text)
-        return Path(text).expanduser()
+        try:
+            return Path(text).expanduser()
+        except RuntimeError:  # "~name" of nobody, or no home directory at all
+            raise ValueError('has a "~" that stands for no home directory') from None
     return value
 
 
@@ -279,7 +282,7 @@ class TailnetConfig(Settings):
     def _check_hostname(cls, value: str) -> str:
         if not LABEL.fullmatch(value):
             raise ValueError("must be a DNS label: letters, digits and inner hyphens, at most 63")
-        _refuse_key(value)
+        _refuse_key(value.lower())
         return value.lower()
 
     @field_validator("tags")
@@ -349,9 +352,7 @@ class TailnetConfig(Settings):
             return str(self.state_dir.absolute())
         if self.ephemeral:
             return ""
-        base = environ.get("XDG_STATE_HOME") or os.path.join(  # noqa: PTH118 - strings throughout
-            environ.get("HOME") or str(Path("~").expanduser()), ".local", "state"
-        )
+        base = environ.get("XDG_STATE_HOME") or _home(environ) + "/.local/state"
         control = self.resolved_control_url(environ)
         digest = hashlib.sha256(control.encode()).hexdigest()[:8]
         return str(Path(base, "tailnet", f"{self.hostname}-{digest}").absolute())
@@ -422,6 +423,16 @@ def _section(path: Path, document: Any) -> dict[str, Any]:
 
 def _is_table(value: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict)
+
+
+def _home(environ: Mapping[str, str]) -> str:
+    if home := environ.get("HOME"):
+        return home
+    try:
+        return str(Path("~").expanduser())
+    except RuntimeError:  # in a container, a user without an entry in passwd
+        problem = "state_dir: there is no home directory for it; set it, or XDG_STATE_HOME, or HOME"
+    raise TailnetConfigError(problem)
 
 
 def _check_field(name: str, value: str) -> Path:

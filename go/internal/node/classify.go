@@ -21,7 +21,8 @@ What is seen on the IPN bus while a node joins, and what it means (design, secti
 	ErrMessage, rate limited (HTTP 429)               Connect, with retry_after
 	ErrMessage, any other                             Auth: it is control's answer to a registration
 	health login-state, HTTP 400/401/403 at register  Auth: headscale says it this way
-	health login-state, any other error               Connect, with that cause
+	health login-state, any other way to control      Connect, with that cause
+	health login-state, any other words               as ErrMessage, which follows it
 	NeedsLogin with a URL                             LoginRequired
 	NeedsMachineAuth that stays                       ApprovalRequired
 	NeedsLogin or NeedsMachineAuth for a moment       nothing: every start passes through them
@@ -31,8 +32,9 @@ The bus says nothing at all about a control server that does not answer; awaitRu
 has a timer for that.
 */
 
-// approvalGrace: NeedsMachineAuth shows for a moment in ordinary starts too.
-const approvalGrace = time.Second
+// grace: NeedsMachineAuth shows for a moment in ordinary starts too, and NeedsLogin
+// for a moment after the person has logged in.
+const grace = time.Second
 
 // progress is what the bus has said so far.
 type progress struct {
@@ -73,28 +75,39 @@ func (p *progress) waitsForPerson() bool {
 // decide applies the table. While a person is awaited, what cannot be reached may
 // come back, and the URL the caller knows decides nothing.
 func (p *progress) decide(c *Config, waitForPerson bool) (running bool, _ *fault.Error) {
+	// Health has the same words a moment before ErrMessage does (controlclient,
+	// authRoutine), and has them still for who came too late for that.
+	said := p.errMessage
+	if said == "" && !wayToControl.MatchString(p.loginError) {
+		said = p.loginError
+	}
 	switch {
 	case p.state == ipn.Running:
 		return true, nil
-	case strings.Contains(p.errMessage, "requires logging to be enabled"):
+	case strings.Contains(said, "requires logging to be enabled"):
 		return false, fault.New(fault.Unsupported, "this tailnet admits only nodes that send their logs to Tailscale; set log_upload=True")
-	case strings.Contains(p.errMessage, "rate limited"):
-		e := fault.New(fault.Connect, "%s: %s", c.controlName(), p.errMessage)
-		e.RetryAfter = retryAfter(p.errMessage)
+	case strings.Contains(said, "rate limited"):
+		e := fault.New(fault.Connect, "%s: %s", c.controlName(), said)
+		e.RetryAfter = retryAfter(said)
 		return false, e
-	case p.errMessage != "":
-		return false, fault.New(fault.Auth, "%s refused node %q: %s", c.controlName(), c.Hostname, p.errMessage)
+	case said != "":
+		return false, fault.New(fault.Auth, "%s refused node %q: %s", c.controlName(), c.Hostname, said)
 	case refusedRegistration.MatchString(p.loginError):
 		return false, fault.New(fault.Auth, "%s refused node %q: %s", c.controlName(), c.Hostname, p.loginError)
 	case p.loginError != "" && !waitForPerson:
 		return false, fault.New(fault.Connect, "cannot reach %s: %s", c.controlName(), p.loginError)
-	case p.state == ipn.NeedsLogin && p.url != "" && !(waitForPerson && p.url == p.loginKnown):
+	case p.state == ipn.NeedsLogin && p.url != "" && p.url != p.loginKnown:
 		e := fault.New(fault.LoginRequired, "node %q has no usable auth key; a person must log in at %s", c.Hostname, p.url)
 		e.URL = p.url
 		return false, e
 	}
 	return false, nil
 }
+
+// What did not get as far as an answer to the registration begins so, as do errors of
+// this side (controlclient/direct.go, doLogin); anything else is control's own words.
+var wayToControl = regexp.MustCompile(`^(fetch control key|register request|getNoiseClient|getMachinePrivKey|` +
+	`hostinfo|control server is too old|weird|context|EOF)|: EOF$|context (canceled|deadline exceeded)$`)
 
 // An answer of control to a registration that trying again will not change.
 var refusedRegistration = regexp.MustCompile(`^register request: http (400|401|403)\b`)

@@ -46,6 +46,7 @@ type server struct {
 	lock    *os.File // holds the state directory
 	scratch string   // a temporary directory of ours, or ""
 	self    *Identity
+	url     string // where a person can log in, as an attempt has reported it
 
 	ctx    context.Context // ends before tsnet is closed: its Close takes 5 s while a watcher is open
 	cancel context.CancelFunc

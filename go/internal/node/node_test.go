@@ -30,23 +30,26 @@ func TestEveryRowDecides(t *testing.T) {
 	cfg := &Config{Hostname: "api", ControlURL: "http://control.test"}
 	const url = "http://control.test/auth/1"
 	for _, row := range []struct {
-		name    string
-		notes   []ipn.Notify
-		waiting bool
-		known   string
-		code    fault.Code // OK: goes on
-		running bool
+		name       string
+		notes      []ipn.Notify
+		waiting    bool
+		known      string
+		code       fault.Code // OK: goes on
+		retryAfter float64
+		running    bool
 	}{
 		{name: "a moment of NeedsLogin", notes: []ipn.Notify{{State: ptr(ipn.NeedsLogin)}}},
 		{name: "a moment of NeedsMachineAuth", notes: []ipn.Notify{{State: ptr(ipn.NeedsMachineAuth)}}},
 		{name: "running", notes: []ipn.Notify{{State: ptr(ipn.Starting)}, {State: ptr(ipn.Running)}}, running: true},
 		{name: "bad key", notes: []ipn.Notify{{ErrMessage: ptr("invalid authkey")}}, code: fault.Auth},
+		{name: "bad key, in health first", notes: []ipn.Notify{{Health: loginState("invalid authkey")}}, code: fault.Auth},
+		{name: "rate limited, in health first", notes: []ipn.Notify{{Health: loginState("rate limited: slow down (retry after 7s)")}}, code: fault.Connect, retryAfter: 7},
 		{name: "headscale's bad key", notes: []ipn.Notify{{Health: loginState("register request: http 401: nope")}}, code: fault.Auth},
 		{name: "key endpoint 401", notes: []ipn.Notify{{Health: loginState("fetch control key: 401 Unauthorized")}}, code: fault.Connect},
 		{name: "register 500", notes: []ipn.Notify{{Health: loginState("register request: http 500: oops")}}, code: fault.Connect},
 		{name: "register 408", notes: []ipn.Notify{{Health: loginState("register request: http 408: slow")}}, code: fault.Connect},
 		{name: "refused", notes: []ipn.Notify{{Health: loginState(`fetch control key: Get "x": dial tcp 127.0.0.1:9: connect: connection refused`)}}, code: fault.Connect},
-		{name: "rate limited", notes: []ipn.Notify{{ErrMessage: ptr("node registration rate limited; will retry after 7s")}}, code: fault.Connect},
+		{name: "rate limited", notes: []ipn.Notify{{ErrMessage: ptr("node registration rate limited; will retry after 7s")}}, code: fault.Connect, retryAfter: 7},
 		{name: "logging demanded", notes: []ipn.Notify{{ErrMessage: ptr("tailnet requires logging to be enabled. Remove")}}, code: fault.Unsupported},
 		{name: "login", notes: []ipn.Notify{{State: ptr(ipn.NeedsLogin), BrowseToURL: ptr(url)}}, code: fault.LoginRequired},
 		{name: "login awaited", notes: []ipn.Notify{{State: ptr(ipn.NeedsLogin), BrowseToURL: ptr(url)}}, waiting: true, known: url},
@@ -67,8 +70,8 @@ func TestEveryRowDecides(t *testing.T) {
 			if code != row.code || running != row.running {
 				t.Errorf("running %v, error %v; want code %d, running %v", running, err, row.code, row.running)
 			}
-			if row.name == "rate limited" && err.RetryAfter != 7 {
-				t.Errorf("retry after %v", err.RetryAfter)
+			if err != nil && err.RetryAfter != row.retryAfter {
+				t.Errorf("retry after %v; want %v", err.RetryAfter, row.retryAfter)
 			}
 		})
 	}

@@ -83,6 +83,12 @@ func (e *embedded) awaitRunning(ctx context.Context, s *server, args UpArgs) err
 
 	var w progress
 	w.loginKnown = args.KnownURL
+	// The caller may have seen the login through just now: the news takes a moment.
+	if !args.WaitForPerson && s.url != "" {
+		w.loginKnown = s.url
+	}
+	loginGrace := time.NewTimer(grace)
+	defer loginGrace.Stop()
 	silence := time.NewTimer(e.cfg.connectTimeout())
 	defer silence.Stop()
 	approval := time.NewTimer(time.Hour)
@@ -93,11 +99,15 @@ func (e *embedded) awaitRunning(ctx context.Context, s *server, args UpArgs) err
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-silence.C:
-			if args.WaitForPerson && w.waitsForPerson() {
+			if w.waitsForPerson() {
 				silence.Reset(e.cfg.connectTimeout())
 				continue
 			}
 			return fault.New(fault.Connect, "no answer from %s within %v (state %v)", e.cfg.controlName(), e.cfg.connectTimeout(), w.state)
+		case <-loginGrace.C:
+			if !args.WaitForPerson {
+				w.loginKnown = ""
+			}
 		case <-approval.C:
 			if w.state == ipn.NeedsMachineAuth && !args.WaitForPerson {
 				return fault.New(fault.ApprovalRequired, "machine %q has logged in and waits for an admin of the tailnet to approve it", e.cfg.Hostname)
@@ -109,16 +119,17 @@ func (e *embedded) awaitRunning(ctx context.Context, s *server, args UpArgs) err
 				silence.Reset(e.cfg.connectTimeout())
 			}
 			if w.state == ipn.NeedsMachineAuth && before != ipn.NeedsMachineAuth {
-				approval.Reset(approvalGrace)
+				approval.Reset(grace)
 			}
-			running, err := w.decide(e.cfg, args.WaitForPerson)
-			if err != nil {
-				err.Message = e.log.redact(err.Message)
-				return err
-			}
-			if running {
-				return nil
-			}
+		}
+		running, err := w.decide(e.cfg, args.WaitForPerson)
+		if err != nil {
+			err.Message = e.log.redact(err.Message)
+			s.url = w.url
+			return err
+		}
+		if running {
+			return nil
 		}
 	}
 }

@@ -225,7 +225,7 @@ func (c *Control) welcome(k key.NodePublic) {
 	host, suffix, _ := strings.Cut(self.Name, ".")
 	name := self.Name
 	for i := 1; taken[name] != nil; i++ {
-		if old := taken[name]; !c.online(old.Key) {
+		if old := taken[name]; c.gone(old.Key) {
 			// testcontrol never forgets a node. One that is gone must not keep its
 			// name from the next run of the same service.
 			old.Name = fmt.Sprintf("%s-gone-%d.%s", host, old.ID, suffix)
@@ -249,6 +249,14 @@ func (c *Control) online(k key.NodePublic) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.polls[k] > 0
+}
+
+// gone reports whether a node was connected once and no longer is. One that has only
+// registered so far is about to connect.
+func (c *Control) gone(k key.NodePublic) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.met[k] && c.polls[k] == 0
 }
 
 func isExpired(n *tailcfg.Node) bool {

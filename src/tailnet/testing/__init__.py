@@ -6,8 +6,8 @@
 
 It is Tailscale's own in-memory control server with a DERP relay and STUN, all on 127.0.0.1, in a
 child process. What that control server cannot model: keys of different fates (there is one key,
-and every other one is wrong), the removal of ephemeral nodes, key expiry that is announced before
-it happens. Peers stay "online" after they have gone.
+every other one is wrong, and a node needs it at every start), the removal of ephemeral nodes, key
+expiry that is announced before it happens. Peers stay "online" after they have gone.
 
 Nothing leaves the machine: starting one sets variables in `os.environ` that keep Tailscale's code
 from asking the outside world. They stay set, because that code reads them once per process.

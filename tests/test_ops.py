@@ -1,0 +1,296 @@
+"""What is waited for: the replies and streams of _ops.py."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import operator
+import os
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+import pytest
+
+from tailnet import TailnetDialError, TailnetInternalError, TailnetTimeout, _ops
+from tailnet._fd import Fd
+from tailnet._wait import Steps, wait, wait_async
+from tests import runners
+from tests.runners import Pair, Run, soon
+
+T = TypeVar("T")
+GIVE_UP = [
+    operator.methodcaller("send", False),  # as a runner does at the deadline
+    operator.methodcaller("throw", KeyboardInterrupt()),  # at Ctrl-C
+    operator.methodcaller("close"),  # when it was interrupted itself
+]
+
+run, pair = runners.run, runners.pair
+
+
+def observed(steps: Steps[T], waiting: Callable[[], object]) -> Steps[T]:
+    """Run an operation that succeeds, and tell once it has said what it waits for."""
+    want = next(steps)
+    waiting()
+    try:
+        while True:
+            want = steps.send((yield want))
+    except StopIteration as done:
+        result: T = done.value
+        return result
+
+
+def send(go: socket.socket, data: bytes, fds: tuple[int, ...] = ()) -> None:
+    """Send what Go would send, with descriptors on the first byte."""
+    socket.send_fds(go, [data], fds)
+
+
+# --- replies ---
+
+
+def test_answer_at_once_is_not_waited_for(run: Run) -> None:
+    """A call that answered without a descriptor has its document already."""
+    assert run(_ops.reply({"a": 1}, soon(-1), "x")) == ({"a": 1}, None)
+
+
+def test_reply_comes_in_pieces(pair: Pair) -> None:
+    """A document is complete at EOF, wherever it was cut, and a false alarm does no harm."""
+    fd, go = pair
+    steps = _ops.reply(fd, None, "x")
+    assert next(steps) == (fd.fileno(), None)
+    for byte in '{"ok": "\u00e4"}'.encode():
+        send(go, bytes([byte]))
+        steps.send(True)
+    steps.send(True)  # nothing is there
+    go.close()
+    with pytest.raises(StopIteration) as done:
+        steps.send(True)
+    assert done.value.value == ("\u00e4", None)
+    assert fd.fileno() == -1
+
+
+def test_reply_may_be_large(run: Run, pair: Pair) -> None:
+    """A reply of a mebibyte arrives whole, though no socket buffer holds it."""
+    fd, go = pair
+    document = "x" * (1 << 20)
+
+    def answer() -> None:
+        with go:
+            go.sendall(json.dumps({"ok": document}).encode())
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    assert run(_ops.reply(fd, None, "x")).document == document
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "says"),
+    [
+        (b"", TailnetInternalError, "the library ended without who it is"),
+        (b'{"error": {"code": 7012, "message": "no way"}}', TailnetDialError, "no way"),
+    ],
+)
+def test_error_reply_is_raised(
+    data: bytes, error: type[Exception], says: str, run: Run, pair: Pair
+) -> None:
+    """An error document is raised as its class, and so is an end without any document."""
+    fd, go = pair
+    undone: list[Any] = []
+    with go:
+        send(go, data)
+    with pytest.raises(error, match=says):
+        run(_ops.reply(fd, None, "who it is", undone.append))
+    assert fd.fileno() == -1
+    assert undone == []
+
+
+def test_late_reply_is_cancelled(run: Run, pair: Pair) -> None:
+    """At the deadline the error says what was waited for, and the other side is told."""
+    fd, go = pair
+    with pytest.raises(TailnetTimeout, match=r"^timed out waiting for a connection to api:80$"):
+        run(_ops.reply(fd, soon(), "a connection to api:80"))
+    assert go.recv(1) == b""
+    assert fd.fileno() == -1
+
+
+def test_descriptor_is_handed_over(run: Run, pair: Pair) -> None:
+    """A descriptor on the first byte is the caller's, and a program it starts does not get it."""
+    fd, go = pair
+    reader, writer = os.pipe()
+    send(go, b'{"ok": {}}', (writer,))
+    os.close(writer)
+    go.close()
+    answer = run(_ops.reply(fd, None, "x"))
+    assert answer.document == {}
+    assert not os.get_inheritable(answer.fd)
+    os.write(answer.fd, b"x")
+    assert os.read(reader, 1) == b"x"
+    os.close(answer.fd)
+    os.close(reader)
+
+
+@pytest.mark.parametrize("data", [b"{", b'{"ok": {}}', b'{"error": {"code": 7012}}'])
+@pytest.mark.parametrize("ended", [True, False])
+def test_descriptor_of_a_failure_is_closed(data: bytes, ended: bool, run: Run, pair: Pair) -> None:
+    """A descriptor whose reply is late, broken or an error is closed with it."""
+    fd, go = pair
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    send(go, data, (writer,))
+    os.close(writer)
+    if ended and data != b'{"ok": {}}':
+        go.close()
+    with pytest.raises((TailnetTimeout, TailnetDialError, ValueError)):
+        run(_ops.reply(fd, soon(), "x"))
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+
+
+@pytest.mark.parametrize(
+    "give_up",
+    GIVE_UP,
+    ids=["late", "interrupted", "dropped"],
+)
+@pytest.mark.parametrize(
+    ("data", "undone"), [(b'{"ok": {"id": 7}}', [{"id": 7}]), (b'{"ok": {"id"', []), (b"", [])]
+)
+def test_answer_that_came_too_late_is_undone(
+    give_up: Callable[[Steps[Any]], None], data: bytes, undone: list[Any], pair: Pair
+) -> None:
+    """What had arrived whole when the wait was given up is undone, and no failure of that shows."""
+    fd, go = pair
+    calls: list[Any] = []
+
+    def undo(document: Any) -> NoReturn:
+        calls.append(document)
+        raise OSError("x")
+
+    steps = _ops.reply(fd, None, "x", undo)
+    next(steps)
+    send(go, data)
+    with contextlib.suppress(TailnetTimeout, KeyboardInterrupt):
+        give_up(steps)
+    assert calls == undone
+
+
+def test_forked_child_cancels_nothing(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child's copy can be closed without an end for the parent; the parent's ends both."""
+    fd, go = pair
+    go.setblocking(False)
+    copy = Fd(os.dup(fd.fileno()))
+    with monkeypatch.context() as child:
+        child.setattr(os, "getpid", lambda: -1)
+        copy.cancel()
+    assert copy.fileno() == -1
+    with pytest.raises(BlockingIOError):
+        go.recv(1)
+    copy = Fd(os.dup(fd.fileno()))
+    fd.cancel()
+    assert go.recv(1) == b""
+    assert copy.receive() == (b"", [])
+
+
+# --- streams ---
+
+
+def test_lines_are_split(run: Run, pair: Pair) -> None:
+    """A stream is one object per line however it was cut, then None; a torn line is none."""
+    fd, go = pair
+    lines = _ops.Lines(fd)
+    send(go, b'{"a": 1}\n{"b"')
+    assert run(lines.next(None, "x")) == {"a": 1}
+    send(go, b': "c\\nd"}\n{"lost": 2}\n{"torn')
+    go.close()
+    found = [run(lines.next(None, "x")) for _ in range(4)]
+    assert found == [{"b": "c\nd"}, {"lost": 2}, None, None]
+    assert fd.fileno() == -1
+
+
+def test_stream_goes_on_after_a_timeout(run: Run, pair: Pair) -> None:
+    """A deadline says what was waited for and loses nothing of the stream."""
+    fd, go = pair
+    lines = _ops.Lines(fd)
+    send(go, b'{"a"')
+    with pytest.raises(TailnetTimeout, match=r"^timed out waiting for news$"):
+        run(lines.next(soon(), "news"))
+    send(go, b": 1}\n")
+    assert run(lines.next(soon(60), "news")) == {"a": 1}
+
+
+def test_closed_stream_gives_what_it_had(run: Run, pair: Pair) -> None:
+    """After close the lines that were read already come, then None; the other side is told."""
+    fd, go = pair
+    lines = _ops.Lines(fd)
+    send(go, b"1\n2\n")
+    assert run(lines.next(None, "x")) == 1
+    lines.close()
+    lines.close()
+    assert fd.fileno() == -1
+    assert go.recv(1) == b""
+    assert [run(lines.next(None, "x")) for _ in range(2)] == [2, None]
+
+
+def test_close_wakes_a_thread(pair: Pair) -> None:
+    """A thread that waits for the next line gets None when another closes the stream."""
+    lines = _ops.Lines(pair[0])
+    waiting = threading.Event()
+    found: list[Any] = []
+    thread = threading.Thread(
+        target=lambda: found.append(wait(observed(lines.next(None, "x"), waiting.set)))
+    )
+    thread.start()
+    assert waiting.wait(10)
+    lines.close()
+    thread.join(10)
+    assert found == [None]
+    assert pair[0].fileno() == -1
+
+
+def test_close_wakes_a_task(pair: Pair) -> None:
+    """A task that waits for the next line gets None when another closes the stream."""
+
+    async def main() -> None:
+        lines = _ops.Lines(pair[0])
+        waiting = asyncio.Event()
+        task = asyncio.ensure_future(wait_async(observed(lines.next(None, "x"), waiting.set)))
+        await waiting.wait()
+        lines.close()
+        assert await asyncio.wait_for(task, 10) is None
+
+    asyncio.run(main())
+    assert pair[0].fileno() == -1
+
+
+def test_second_reader_is_refused(run: Run, pair: Pair) -> None:
+    """Who asks for a line while somebody waits for it is told at once, and takes nothing away."""
+    fd, go = pair
+    lines = _ops.Lines(fd)
+    first = lines.next(None, "news")
+    next(first)
+    send(go, b"1\n2\n")
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"^another thread or task is .* waiting for news$"):
+            run(lines.next(None, "news"))
+    with pytest.raises(StopIteration) as done:
+        first.send(True)
+    assert [done.value.value, run(lines.next(None, "news"))] == [1, 2]
+
+
+@pytest.mark.parametrize("give_up", GIVE_UP, ids=["late", "interrupted", "dropped"])
+def test_reader_that_gives_up_closes_a_closed_stream(
+    give_up: Callable[[Steps[Any]], None], pair: Pair
+) -> None:
+    """A stream closed under a reader who is then cancelled is closed by him, and has ended."""
+    fd, _ = pair
+    lines = _ops.Lines(fd)
+    steps = lines.next(None, "x")
+    next(steps)
+    lines.close()
+    assert fd.fileno() >= 0
+    with contextlib.suppress(TailnetTimeout, KeyboardInterrupt):
+        give_up(steps)
+    assert fd.fileno() == -1
+    assert wait(lines.next(None, "x")) is None
