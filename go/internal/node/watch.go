@@ -153,9 +153,11 @@ func (w *watcher) missing() (gone []string) {
 }
 
 func (w *watcher) snapshot(st *ipnstate.Status) {
+	var expiry time.Time // never
 	if st.Self != nil && st.Self.KeyExpiry != nil {
-		w.keyExpiry(*st.Self.KeyExpiry)
+		expiry = *st.Self.KeyExpiry
 	}
+	w.keyExpiry(expiry)
 	p := peersEvent{"peers", []peer{}, []string{}}
 	for _, ps := range st.Peer {
 		now := peer{string(ps.ID), strings.TrimSuffix(ps.DNSName, "."), ps.TailscaleIPs, ps.Online}

@@ -1,0 +1,51 @@
+"""Nothing leaves the machine: proved in a network namespace whose only way out is a tap of ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+INSIDE = Path(__file__).parent / "hermetic" / "inside.py"
+
+
+NAMESPACE = ["unshare", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"])]
+NAMESPACE += ["--net", "--mount"]
+
+
+def namespaces_work() -> bool:
+    """Report whether this machine lets us make one, with the tools that takes."""
+    if not Path("/dev/net/tun").exists() or not all(map(shutil.which, ("unshare", "ip", "mount"))):
+        return False
+    return subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode == 0
+
+
+pytestmark = pytest.mark.skipif(
+    not namespaces_work(), reason="needs Linux, /dev/net/tun, unshare(1), ip(8) and the right to"
+)
+
+
+def inside(scenario: str) -> list[str]:
+    """Run a scenario of inside.py in a namespace, and return the packets that tried to leave."""
+    command = [*NAMESPACE, sys.executable, str(INSIDE), scenario]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, done.stderr
+    packets: list[str] = json.loads(done.stdout)
+    return packets
+
+
+def test_the_tap_sees_what_leaves() -> None:
+    """A packet to an address out there, and a question to a resolver there, are seen."""
+    packets = inside("leak")
+    assert any("192.0.2.1" in packet for packet in packets)
+    assert any("192.0.2.53" in packet for packet in packets)
+
+
+def test_an_offline_tailnet_stays_inside() -> None:
+    """Nodes join, talk, ask for names and addresses that are not theirs, and leave: no packet."""
+    assert inside("tailnet") == []

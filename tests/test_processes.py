@@ -1,0 +1,275 @@
+"""What happens around a node: other processes, forks, signals, the end of the interpreter.
+
+Everything here runs in programs of its own: a fork of the process that runs the tests would warn,
+and its end cannot be tested from within.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+
+import pytest
+
+from tailnet.testing import Testnet
+
+PROGRAM = """
+import contextlib, os, signal, socket, subprocess, sys, threading, time
+from tailnet import *
+from tailnet.testing import Testnet
+"""
+
+
+@pytest.fixture(scope="module")
+def own_net() -> Iterator[Testnet]:
+    """An offline tailnet without a node of this process on it."""
+    with Testnet() as testnet:
+        yield testnet
+
+
+def start(net: Testnet, code: str, **env: str) -> subprocess.Popen[str]:
+    """Start a program that joins the tailnet by default."""
+    return subprocess.Popen(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", PROGRAM + textwrap.dedent(code)],
+        env={**os.environ, **net.environ(), "TS_EPHEMERAL": "true", **env},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(net: Testnet, code: str, **env: str) -> str:
+    """Run a program to its end, without a word on stderr, and return what it printed."""
+    with start(net, code, **env) as program:
+        out, err = program.communicate(timeout=60)
+    assert (program.returncode, err) == (0, "")
+    return out
+
+
+SERVER = """
+    with Tailnet(TailnetConfig.from_env(hostname=sys.argv[1] if sys.argv[1:] else "server")) as tn:
+        with tn.listen(":80") as listener:
+            print(tn.ip, flush=True)
+            conn, _ = listener.accept()
+            conn.sendall(b"hello")
+            sys.stdin.read()
+"""
+
+CLIENT = """
+    with Tailnet(TailnetConfig.from_env(hostname="client")) as tn:
+        conn = tn.dial((os.environ["SERVER"], 80), timeout=20)
+        assert conn.recv(5) == b"hello"
+        print("talking", flush=True)
+        try:
+            print("end", conn.recv(1))
+        except ConnectionResetError as e:
+            print("reset", e)
+        conn.close()
+"""
+
+
+def test_a_killed_peer_is_a_reset(own_net: Testnet) -> None:
+    """A peer that is gone without a word shows as ConnectionResetError, not as an end."""
+    keepalive = {"TS_NETSTACK_KEEPALIVE_IDLE": "300ms", "TS_NETSTACK_KEEPALIVE_INTERVAL": "200ms"}
+    with start(own_net, SERVER) as server:
+        assert server.stdout is not None
+        ip = server.stdout.readline().strip()
+        with start(own_net, CLIENT, SERVER=ip, **keepalive) as client:
+            assert client.stdout is not None
+            assert client.stdout.readline() == "talking\n"
+            server.kill()
+            out, err = client.communicate(timeout=60)
+    assert out.startswith(f"reset [Errno 104] connection with {ip} port 80"), out
+    assert err == ""
+
+
+def test_a_peer_that_leaves_is_an_end(own_net: Testnet) -> None:
+    """A peer that leaves in order shows as an end, not as a reset."""
+    with start(own_net, SERVER) as server:
+        assert server.stdout is not None
+        assert server.stdin is not None
+        ip = server.stdout.readline().strip()
+        with start(own_net, CLIENT, SERVER=ip) as client:
+            assert client.stdout is not None
+            assert client.stdout.readline() == "talking\n"
+            server.stdin.close()
+            out, err = client.communicate(timeout=60)
+    assert (out, err) == ("end b''\n", "")
+
+
+def test_the_end_of_the_interpreter_delivers(own_net: Testnet) -> None:
+    """A program that ends with everything open delivers what it wrote, and its peer sees an end."""
+    leaving = """
+        tn = Tailnet(TailnetConfig.from_env(hostname="server")).up()
+        listener = tn.listen(":80")
+        print(tn.ip, flush=True)
+        conn, _ = listener.accept()
+        conn.sendall(b"hello")
+        conn.sendall(bytes(4 << 20))
+        conn.detach(), listener.detach()
+    """
+    counting = """
+        with Tailnet(TailnetConfig.from_env(hostname="client")) as tn:
+            with tn.dial((os.environ["SERVER"], 80), timeout=20) as conn:
+                print(sum(map(len, iter(lambda: conn.recv(1 << 16), b""))))
+    """
+    with start(own_net, leaving) as server:
+        assert server.stdout is not None
+        ip = server.stdout.readline().strip()
+        assert run(own_net, counting, SERVER=ip) == f"{5 + (4 << 20)}\n"
+        _, err = server.communicate(timeout=60)
+        assert server.returncode == 0
+        assert "Error" not in err
+
+
+def test_forked_child(own_net: Testnet) -> None:
+    """A child accepts on the inherited listener; all else is TailnetForked; the parent goes on."""
+    out = run(
+        own_net,
+        """
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns at every fork with threads
+        with Tailnet(TailnetConfig.from_env(hostname="parent")) as tn, tn.listen(":80") as listener:
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    conn, _ = listener.accept()
+                    for call in (
+                        lambda: tn.dial("x:1"), lambda: tn.listen(":1"),
+                        lambda: tn.whois("100.64.0.1"), tn.status,
+                        tn.watch, tn.close, lambda: Tailnet(hostname="y").up(),
+                    ):
+                        started = time.monotonic()
+                        try:
+                            call()
+                            raise SystemExit("no error")
+                        except TailnetForked:
+                            assert time.monotonic() - started < 0.5
+                    conn.sendall(b"from the child")
+                    conn.close()
+                    listener.close()
+                    os._exit(0)
+                except BaseException as e:
+                    print("child:", repr(e), flush=True)
+                    os._exit(1)
+            with tn.dial("parent:80") as conn:
+                print(conn.recv(100).decode())
+            assert os.waitpid(pid, 0)[1] == 0
+            with tn.dial("parent:80") as out:
+                conn, _ = listener.accept()
+                conn.close()
+                print(out.recv(1))
+        """,
+    )
+    assert out == "from the child\nb''\n"
+
+
+def test_closing_in_the_parent_wakes_a_child(own_net: Testnet) -> None:
+    """A child that sits in accept is woken when the parent's node closes, blocking or not."""
+    for mode in ("None", "30"):
+        out = run(
+            own_net,
+            f"""
+            import warnings
+            warnings.simplefilter("ignore", DeprecationWarning)
+            tn = Tailnet(TailnetConfig.from_env(hostname="parent")).up()
+            listener = tn.listen(":80")
+            listener.settimeout({mode})
+            ready, went = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                os.write(went, b"x")
+                try:
+                    listener.accept()
+                except OSError as e:
+                    print("woken:", e, flush=True)
+                os._exit(0)
+            os.read(ready, 1)
+            tn.close()
+            assert os.waitpid(pid, 0)[1] == 0
+            listener.close()
+            os.close(ready), os.close(went)
+            """,
+        )
+        assert out == "woken: [Errno 22] this listener or its node was closed\n"
+
+
+def test_subprocesses_do_not_disturb(own_net: Testnet) -> None:
+    """Programs are started from a process with a node, and inherit nothing of it."""
+    out = run(
+        own_net,
+        """
+        with Tailnet(TailnetConfig.from_env(hostname="starter")) as tn, tn.listen(":80"):
+            for close_fds in (True, False):
+                done = subprocess.run(
+                    [sys.executable, "-c", "import os; print(len(os.listdir('/proc/self/fd')))"],
+                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, close_fds=close_fds,
+                )
+                print(done.returncode, int(done.stdout))
+            print("TS_NO_LOGS_NO_SUPPORT" in os.environ, os.environ["TS_AUTHKEY"][:6])
+        """,
+    )
+    assert out == "0 4\n0 4\nTrue tskey-\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_are_pythons(own_net: Testnet, number: signal.Signals) -> None:
+    """A signal reaches Python's handler while a call waits, and the program ends as it decides."""
+    code = """
+        def handler(number, frame):
+            raise SystemExit(40 + number)
+        signal.signal(signal.SIGINT, handler)
+        signal.signal(signal.SIGTERM, handler)
+        with Tailnet(TailnetConfig.from_env()) as tn, tn.listen(":80") as listener:
+            print("waiting", flush=True)
+            listener.accept()
+    """
+    with start(own_net, code) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "waiting\n"
+        program.send_signal(number)
+        _, err = program.communicate(timeout=30)
+    assert (program.returncode, err) == (40 + number, "")
+
+
+def test_sigpipe_at_its_default_kills_nobody(own_net: Testnet) -> None:
+    """SIGPIPE set to its default, before or after, does not end a process whose peer has gone."""
+    out = run(
+        own_net,
+        """
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        with Tailnet(TailnetConfig.from_env(hostname="piper")) as tn, tn.listen(":80") as listener:
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            for _ in range(20):
+                near = tn.dial("piper:80")
+                far, _ = listener.accept()
+                far.close()
+                near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+                far = near.dup()
+                near.close()
+                far.close()
+            with tn.dial("piper:80") as near:
+                far, _ = listener.accept()
+                far.sendall(b"alive")
+                print(near.recv(5))
+                far.close()
+        """,
+    )
+    assert out == "b'alive'\n"
+
+
+def test_nothing_is_loaded_or_printed_by_import(own_net: Testnet) -> None:
+    """`import tailnet` and a Tailnet that does not join start neither Go nor a thread."""
+    out = run(
+        own_net,
+        """
+        Tailnet(hostname="idle").close()
+        print(threading.active_count(), "tailnet._native" in sys.modules)
+        """,
+    )
+    assert out == "1 False\n"
