@@ -59,9 +59,9 @@ class Held:
 
     def __init__(self) -> None:
         gc.collect()
+        stats = _lib.stats()  # first: it may load the library, which opens descriptors
         self.fds = len(list(Path("/proc/self/fd").iterdir()))
         self.threads = threading.active_count()
-        stats = _lib.stats()
         self.nodes = stats["nodes"]
         self.listeners = stats["listeners"]
         self.connections = stats["connections"]

@@ -73,13 +73,31 @@ CLIENT = """
 """
 
 
-def test_a_killed_peer_is_a_reset(own_net: Testnet) -> None:
+ASYNC_CLIENT = """
+    import asyncio
+    async def main():
+        async with AsyncTailnet(TailnetConfig.from_env(hostname="client")) as tn:
+            conn = await tn.dial((os.environ["SERVER"], 80), timeout=20)
+            reader, writer = await asyncio.open_connection(sock=conn)
+            assert await reader.read(5) == b"hello"
+            print("talking", flush=True)
+            try:
+                print("end", await reader.read(1))
+            except ConnectionResetError as e:
+                print("reset", e)
+            writer.close()
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("client_code", [CLIENT, ASYNC_CLIENT], ids=["sync", "asyncio"])
+def test_a_killed_peer_is_a_reset(own_net: Testnet, client_code: str) -> None:
     """A peer that is gone without a word shows as ConnectionResetError, not as an end."""
     keepalive = {"TS_NETSTACK_KEEPALIVE_IDLE": "300ms", "TS_NETSTACK_KEEPALIVE_INTERVAL": "200ms"}
     with start(own_net, SERVER) as server:
         assert server.stdout is not None
         ip = server.stdout.readline().strip()
-        with start(own_net, CLIENT, SERVER=ip, **keepalive) as client:
+        with start(own_net, client_code, SERVER=ip, **keepalive) as client:
             assert client.stdout is not None
             assert client.stdout.readline() == "talking\n"
             server.kill()
@@ -88,13 +106,14 @@ def test_a_killed_peer_is_a_reset(own_net: Testnet) -> None:
     assert err == ""
 
 
-def test_a_peer_that_leaves_is_an_end(own_net: Testnet) -> None:
+@pytest.mark.parametrize("client_code", [CLIENT, ASYNC_CLIENT], ids=["sync", "asyncio"])
+def test_a_peer_that_leaves_is_an_end(own_net: Testnet, client_code: str) -> None:
     """A peer that leaves in order shows as an end, not as a reset."""
     with start(own_net, SERVER) as server:
         assert server.stdout is not None
         assert server.stdin is not None
         ip = server.stdout.readline().strip()
-        with start(own_net, CLIENT, SERVER=ip) as client:
+        with start(own_net, client_code, SERVER=ip) as client:
             assert client.stdout is not None
             assert client.stdout.readline() == "talking\n"
             server.stdin.close()
@@ -196,7 +215,7 @@ def test_closing_in_the_parent_wakes_a_child(own_net: Testnet) -> None:
             os.close(ready), os.close(went)
             """,
         )
-        assert out == "woken: [Errno 22] this listener or its node was closed\n"
+        assert out == "woken: [Errno 103] this listener or its node was closed\n"
 
 
 def test_subprocesses_do_not_disturb(own_net: Testnet) -> None:

@@ -18,14 +18,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
+import itertools
 import os
 import secrets
+import select
 import shutil
 import socket
 import struct
 import sys
 import tempfile
+import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, cast
 
 from . import _lib, _ops
@@ -42,6 +45,8 @@ __all__ = ["TailnetListener"]
 _LONGEST_PATH = 100
 
 _ANY = frozenset({"", "0.0.0.0", "::"})
+
+_MOST_KNOCKS = 256  # more processes and threads than this do not accept on one listener
 
 _CLOSED = b"/0/closed"  # ends the name of the connection that says that the node was closed
 
@@ -83,18 +88,22 @@ class Listening:
         self.node = node
         self.ip = ""
         self.port = 0
-        self.views: set[int] = set()  # ids of the TailnetListeners that are open
         self.ended = False
+        self._views: set[int] = set()
         self._owner = os.getpid()
         self._handle = 0
         self._directory = _private_directory()
         # It stays there while it is listened on: gunicorn fails where it cannot unlink it.
         self.path = os.path.join(self._directory, "listener")  # noqa: PTH118 - a C string soon
-        # Kept for as long as the library feeds it, whatever becomes of the views: to wake
-        # processes that sit in accept(2), by a shutdown, when the listening ends.
+        # Kept until the listening ends, whatever becomes of the views: a child, or a server in C,
+        # may have a descriptor that no view knows of.
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.bind(self.path)
-        self.socket.listen(backlog)
+        try:
+            self.socket.bind(self.path)
+            self.socket.listen(backlog)
+        except BaseException:
+            self.end()
+            raise
 
     def begin(self, *, listener: int, ip: str, port: int) -> None:
         """Take over what the library answered."""
@@ -111,41 +120,54 @@ class Listening:
         """Report whether the process that owns the node made this connection."""
         return _peer_pid(connection) == self._owner
 
+    def ends_with(self, name: object) -> bool:
+        """Report whether the name of a connection says, to a forked child, that it is over."""
+        if os.getpid() != self._owner and isinstance(name, bytes) and name.endswith(_CLOSED):
+            self.ended = True
+        return self.ended
+
+    def retain(self, view: TailnetListener) -> Callable[[], None]:
+        """Count one more view, and return what counts it out, once; as its end does unasked."""
+        self._views.add(number := next(_numbers))
+        finalizer = weakref.finalize(view, self._release, number)
+        finalizer.atexit = False
+        return finalizer
+
+    def _release(self, number: int) -> None:
+        self._views.discard(number)
+        if not self._views:
+            self.end()
+
     def end(self) -> None:
         """Give the port back and wake whoever sits in accept. Idempotent.
 
         In a forked child, merely close the copy.
         """
-        if os.getpid() == self._owner:
+        if os.getpid() == self._owner and not self.ended:
+            self.ended = True
             handle, self._handle = self._handle, 0
             if handle and _lib.usable():
                 _lib.listener_close(handle)
             self.node.listening.discard(self)
-            if not self.ended:
-                self.ended = True
-                self._wake()
+            self._wake()
             shutil.rmtree(self._directory, ignore_errors=True)
         self.socket.close()
 
     def _wake(self) -> None:
-        """Wake who sits in accept, in this process and its children."""
-        # After a shutdown accept(2) fails for good, if it blocks. If not, it says EAGAIN while
-        # poll(2) says "ready", and an event loop would spin: such a one is woken by a connection
-        # that says what it is, and everybody else takes for a caller who hung up at once. All
-        # descriptors of the socket share the flag, those in children too.
+        """Wake who waits for a connection, in this process and in its children."""
+        # By connections that say what they are: everybody else takes them for callers who hung up
+        # at once. A shutdown would end accept(2) for good, but leave the socket "ready" in poll(2)
+        # for ever, and a server that polls would spin. How many wait is not known: fill the queue.
         with contextlib.suppress(OSError):
-            if not fcntl.fcntl(self.socket, fcntl.F_GETFL) & os.O_NONBLOCK:
-                self.socket.shutdown(socket.SHUT_RDWR)
-                return
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knock:
-                if sys.platform == "linux":
-                    knock.bind(b"\0" + secrets.token_hex(8).encode() + _CLOSED)
-                knock.setblocking(False)
-                knock.connect(self.path)
+            for _ in range(_MOST_KNOCKS):
+                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knock:
+                    if sys.platform == "linux":
+                        knock.bind(b"\0" + secrets.token_hex(8).encode() + _CLOSED)
+                    knock.setblocking(False)
+                    knock.connect(self.path)
 
-    def __del__(self) -> None:
-        if hasattr(self, "socket"):
-            self.end()
+
+_numbers = itertools.count()
 
 
 class TailnetListener(TcpLike):
@@ -156,15 +178,15 @@ class TailnetListener(TcpLike):
     parent's node feeds it.
 
     Closing the last of a listener and its views (`dup`, `as_inet`) gives the port back; so does
-    closing the node. Whoever sits in accept() then gets an OSError.
+    closing the node. Whoever sits in accept() then gets a ConnectionAbortedError.
     """
 
-    __slots__ = ("_listening",)
+    __slots__ = ("_listening", "_release")
 
     def __init__(self, fileno: int, listening: Listening, *, inet: bool = False) -> None:
         super().__init__(fileno, listening.own_address(), inet=inet)
         self._listening = listening
-        listening.views.add(id(self))
+        self._release = listening.retain(self)
 
     def __repr__(self) -> str:
         state = "closed" if self.fileno() < 0 else f"fd={self.fileno()}"
@@ -176,33 +198,31 @@ class TailnetListener(TcpLike):
         Raises:
             TimeoutError: none came within `settimeout()`.
             BlockingIOError: the listener is non-blocking, and none is there.
-            OSError: the listener or its node was closed.
+            ConnectionAbortedError: the listener or its node was closed.
         """
-        while not self._listening.ended:
-            try:
-                fd, name = cast("_Accept", super())._accept()
-            except OSError as e:
-                if e.errno != errno.EINVAL:
-                    raise
+        listening = self._listening
+        while not listening.ended or self._readable():
+            fd, name = cast("_Accept", super())._accept()
+            if listening.ends_with(name):
+                os.close(fd)
                 break
             peer = parse_peer_name(name)
             connection = TailnetSocket(
                 fd,
-                own=self._listening.own_address(peer.address[0] if peer else None),
+                own=listening.own_address(peer.address[0] if peer else None),
                 peer=peer.address if peer else ("", 0),
                 connection=peer.connection if peer else 0,
-                keeps=self._listening.node,
+                keeps=listening.node,
                 inet=self._inet,
             )
-            if peer is not None and self._listening.is_of_the_node(connection):
+            if peer is not None and listening.is_of_the_node(connection):
                 # As socket.accept: a new socket blocks, whatever this one does.
                 if socket.getdefaulttimeout() is None:
                     connection.setblocking(True)
                 return connection, peer.address
             connection.close()  # somebody on this machine, who is no peer
-            if isinstance(name, bytes) and name.endswith(_CLOSED):
-                break  # in a forked child: anybody could say it, and could as well connect for ever
-        raise OSError(errno.EINVAL, "this listener or its node was closed")
+        # Not any OSError: of this one event loops make no noise.
+        raise ConnectionAbortedError(errno.ECONNABORTED, "this listener or its node was closed")
 
     def dup(self) -> TailnetListener:
         """Return another listener on the same port, not inheritable."""
@@ -222,29 +242,40 @@ class TailnetListener(TcpLike):
         Its accept() names the peer as the kernel does; `tn.whois()` understands that. Closing it
         does not give the port back: close this listener, or the node, for that.
         """
-        self._listening.node.pinned.add(self)  # dropped by its user, it must go on
         plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, os.dup(self.fileno()))
         plain.settimeout(self.gettimeout())
+        self._listening.node.pinned.add(self)  # dropped by its user, it must go on
         return plain
 
     def detach(self) -> int:
-        """Give the descriptor away. It is fed until the node closes."""
-        self._listening.node.pinned.add(self._listening)
+        """Give the descriptor away, as uvloop and `SSLContext.wrap_socket` have it done.
+
+        The port is listened on until close() is called here, or the node is closed.
+        """
+        if self.fileno() >= 0:
+            self._listening.node.pinned.add(self)
         return super().detach()
 
     def close(self) -> None:
         """Close this view; with the last one, stop listening. Idempotent."""
-        if self.fileno() >= 0:
-            listening = self._listening
-            listening.views.discard(id(self))
-            listening.node.pinned.discard(self)
-            if not listening.views:
-                listening.end()
+        self._listening.node.pinned.discard(self)
+        self._release()
         super().close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()  # detached, too: socket.socket takes that for closed
+
+    def _readable(self) -> bool:
+        if self.fileno() < 0:  # accept(2) will say so
+            return True
+        poll = select.poll()
+        poll.register(self.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     def _view(self, *, inet: bool) -> TailnetListener:
         view = type(self)(os.dup(self.fileno()), self._listening, inet=inet)
         view.settimeout(self.gettimeout())
+        view._options = self._options
         return view
 
 

@@ -63,7 +63,8 @@ class LocalNode:
         self.joined = False
         self.closed = False
         self.listening: weakref.WeakSet[_listener.Listening] = weakref.WeakSet()
-        self.pinned: set[object] = set()  # listeners that go on although their user dropped them
+        # Listeners whose descriptor has gone elsewhere: they go on although nobody holds them.
+        self.pinned: set[_listener.TailnetListener] = set()
         self._lock = threading.Lock()
         self._handle = 0
         self._document: dict[str, Any] = {}  # what the handle was made of
@@ -204,7 +205,8 @@ class LocalNode:
         # After the call, which refuses new connections: wake every accept, also in children.
         for listening in list(self.listening):
             listening.end()
-        self.pinned.clear()
+        for listener in list(self.pinned):
+            listener.close()
         _logs.reader.release()
         return leaving if isinstance(leaving, Fd) else None
 

@@ -18,8 +18,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from . import _lib
 
@@ -76,7 +77,7 @@ class TcpLike(socket.socket):
         super().__init__(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno)
         self._own = own
         self._inet = inet
-        self._options: dict[tuple[int, int], int | bytes] = {}
+        self._options: dict[tuple[int, int], int] = {}
 
     @property
     def family(self) -> socket.AddressFamily:
@@ -93,7 +94,10 @@ class TcpLike(socket.socket):
     def setsockopt(self, level: int, optname: int, value: Any, optlen: Any = None) -> None:
         """Set an option; those of TCP and IP are kept and have no effect."""
         if level in _TCP_LEVELS:
-            self._options[level, optname] = 0 if value is None else value
+            self._check_open()
+            if isinstance(value, (bytes, bytearray, memoryview)):
+                value = int.from_bytes(bytes(cast("Buffer", value))[:4], sys.byteorder, signed=True)
+            self._options[level, optname] = value or 0
         elif optlen is None:
             super().setsockopt(level, optname, value)
         else:
@@ -104,10 +108,13 @@ class TcpLike(socket.socket):
         if level not in _TCP_LEVELS:
             get: Any = super().getsockopt
             return get(level, optname, buflen) if buflen else get(level, optname)
+        self._check_open()
         value = self._options.get((level, optname), 0)
-        if not buflen:
-            return value
-        return value[:buflen] if isinstance(value, bytes) else value.to_bytes(4, "little")[:buflen]
+        return value.to_bytes(4, sys.byteorder, signed=True)[:buflen] if buflen else value
+
+    def _check_open(self) -> None:
+        if self.fileno() < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
 class TailnetSocket(TcpLike):
@@ -161,6 +168,7 @@ class TailnetSocket(TcpLike):
             inet=self._inet,
         )
         twin.settimeout(self.gettimeout())
+        twin._options = self._options
         return twin
 
     # --- the end of a connection --------------------------------------------------------------

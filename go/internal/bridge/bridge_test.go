@@ -186,6 +186,29 @@ func TestIdleConnectionsHoldNoThreads(t *testing.T) {
 	}
 }
 
+// underRace: the race detector makes sync.Pool forget what it is given at random.
+var underRace bool
+
+func TestIdleConnectionsHoldNoBuffers(t *testing.T) {
+	made := new(atomic.Int64)
+	before := buffers.New
+	buffers.New = func() any { made.Add(1); return before() }
+	defer func() { buffers.New = before }()
+	runtime.GC() // twice empties the pool: what is in use must be made
+	runtime.GC()
+	var s Conns
+	for range 200 {
+		python, peer, _ := dialed(t, &s)
+		for _, ends := range [][2]net.Conn{{python, peer}, {peer, python}} {
+			ends[0].Write([]byte("x"))
+			io.ReadFull(ends[1], make([]byte, 1))
+		}
+	}
+	if n := made.Load(); n > 20 && !underRace {
+		t.Errorf("%d buffers were made for 200 connections that are idle", n)
+	}
+}
+
 func threads(t *testing.T) int {
 	d, err := os.ReadDir("/proc/self/task")
 	if err != nil {

@@ -290,6 +290,9 @@ func (s *Conns) Drain(limit time.Duration) bool {
 	// The last packet of the last connection, which acknowledges the peer's FIN, is still
 	// on its way through the queues of the node. Without it the peer would repeat its FIN
 	// to nobody, for minutes.
+	if !drained {
+		s.lastEnd = time.Now() // nor may the resets be lost
+	}
 	time.Sleep(time.Until(s.lastEnd.Add(lastPacket)))
 	return drained
 }

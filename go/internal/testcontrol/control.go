@@ -34,6 +34,10 @@ import (
 
 const localhost = "127.0.0.1"
 
+// hearing is what a node may take to make a new peer known to its WireGuard: 5 ms on an
+// idle machine.
+const hearing = 25 * time.Millisecond
+
 // Config is the JSON of tailnet_testcontrol_start.
 type Config struct {
 	AuthKey         string `json:"auth_key"`         // the one key that is valid; "" lets everybody in
@@ -196,6 +200,9 @@ func (c *Control) mapRequest(req *tailcfg.MapRequest) (done func()) {
 	c.mu.Unlock()
 	if fresh {
 		c.welcome(k)
+		// The others have been told of this node when it registered. Until they have heard, its
+		// first packets are dropped, and WireGuard tries again after 5 s only.
+		time.Sleep(hearing)
 	}
 	return func() {
 		c.mu.Lock()

@@ -1,0 +1,143 @@
+"""How listening ends: who is woken, who is told, what is given back."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import ssl
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tailnet import TailnetHandle, TailnetListener
+from tailnet.testing import Testnet
+from tests import test_listener
+from tests.conftest import WAIT, eventually, nothing_left
+from tests.test_listener import acquaint, is_taken, wait_in_accept, waits
+
+server = test_listener.server
+
+
+def test_several_threads_are_woken_from_timeouts(net: Testnet) -> None:
+    """Every thread that sits in accept with a timeout is woken when the node closes."""
+    with nothing_left():
+        tn = net.tailnet("crowd-timeout").up()
+        with tn.listen(":80") as listener, listener.dup() as twin, ThreadPoolExecutor(6) as pool:
+            listener.settimeout(10.0)
+            twin.settimeout(10.0)
+            waiting = [pool.submit(wait_in_accept, each) for each in (listener, twin) * 3]
+            eventually("all wait", lambda: all(map(waits, pool._threads)))
+            tn.close()
+            for each in waiting:
+                error = each.result(WAIT)
+                assert isinstance(error, ConnectionAbortedError)
+
+
+def test_an_asyncio_server_left_open_is_quiet(net: Testnet) -> None:
+    """A server that is left open when its node closes neither spins nor accepts."""
+
+    async def leave_open() -> int:
+        loop = asyncio.get_running_loop()
+        calls = 0
+
+        def count(*_: object) -> None:
+            nonlocal calls
+            calls += 1
+
+        loop.set_exception_handler(count)
+        async with net.async_tailnet("quiet") as tn:
+            listener = await tn.listen(":80")
+            serving = await asyncio.start_server(lambda *_: None, sock=listener)
+        for _ in range(1000):  # turns of the loop
+            await asyncio.to_thread(bool)
+        serving.close()
+        await serving.wait_closed()
+        return calls
+
+    with nothing_left():
+        assert asyncio.run(leave_open()) <= 2
+
+
+def test_a_dropped_view_does_not_keep_the_port(server: TailnetHandle) -> None:
+    """A listener that was dropped unclosed counts no more: the close of the last view ends it."""
+    with nothing_left():
+        held = [server.listen(":80")]
+        with held[0].as_inet():
+            with pytest.warns(ResourceWarning, match="unclosed <TailnetListener"):
+                held.clear()
+            assert is_taken(server, 80)
+        assert not is_taken(server, 80)
+
+
+def test_plain_on_a_closed_listener_pins_nothing(server: TailnetHandle) -> None:
+    """plain() and detach() of a closed listener leave nothing with the node."""
+    listener = server.listen(":80")
+    listener.close()
+    with pytest.raises(OSError):
+        listener.plain()
+    listener.detach()
+    assert not server._node.pinned
+
+
+def test_a_plain_whose_listener_was_dropped_does_not_warn(net: Testnet) -> None:
+    """Closing the node is enough after tn.listen().plain(): nothing warns."""
+    with nothing_left(), net.tailnet("plain-quiet") as tn, tn.listen(":80").plain():
+        pass
+    gc.collect()
+
+
+def test_close_0_resets(net: Testnet, server: TailnetHandle) -> None:
+    """Peers see at once that a node was closed without time to drain."""
+    with nothing_left(), net.tailnet("hasty") as tn, server.listen(":80") as listener:
+        acquaint(tn, server)
+        near = tn.dial(listener.getsockname())
+        far, _ = listener.accept()
+        with near, far:
+            far.settimeout(5)
+            tn.close(0)
+            with pytest.raises(ConnectionResetError):
+                far.recv(1)
+
+
+def test_uvloop_gives_the_port_back(server: TailnetHandle) -> None:
+    """Uvloop detaches the listener that it serves; closing it afterwards still ends it."""
+    import uvloop
+
+    async def serve(listener: TailnetListener) -> None:
+        loop = asyncio.get_running_loop()
+        serving = await loop.create_server(asyncio.Protocol, sock=listener)
+        serving.close()
+        await serving.wait_closed()
+
+    listener = server.listen(":80")
+    loop = uvloop.new_event_loop()
+    loop.run_until_complete(serve(listener))
+    loop.close()
+    listener.close()
+    assert not is_taken(server, 80)
+
+
+def test_a_wrapped_listener_gives_the_port_back(server: TailnetHandle) -> None:
+    """So does the one that an SSLContext has wrapped, and taken the descriptor of."""
+    with server.listen(":80") as listener:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).wrap_socket(listener, server_side=True).close()
+        assert is_taken(server, 80)
+    assert not is_taken(server, 80)
+
+
+def test_nobody_else_can_say_that_it_is_over(server: TailnetHandle) -> None:
+    """A process of the same user that claims so is turned away like any other."""
+    code = (
+        "import os, socket, sys\n"
+        "with socket.socket(socket.AF_UNIX) as s:\n"
+        "    s.bind(b'\\0%d/0/closed' % os.getpid())\n"
+        "    s.connect(sys.argv[1])"
+    )
+    with nothing_left(), server.listen(":80") as listener:
+        path = listener._listening.path
+        subprocess.run([sys.executable, "-c", code, path], check=True, timeout=30)
+        listener.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            listener.accept()

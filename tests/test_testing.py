@@ -1,0 +1,161 @@
+"""The offline tailnet itself: started, asked, broken and ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tailnet import TailnetConfig
+from tailnet.testing import ControlServer, ControlServerError, Testnet
+from tests.conftest import eventually, nothing_left
+
+
+def online(net: Testnet) -> set[str]:
+    """Return the hostnames of the nodes that are connected."""
+    return {node.hostname for node in net.control.nodes() if node.online}
+
+
+def alive(pid: int) -> bool:
+    """Report whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_it_starts_answers_and_stops() -> None:
+    """While it runs it has a URL, a domain and nodes; afterwards the process is gone."""
+    with nothing_left():
+        server = ControlServer(domain="d.ts.net", auth_key="k" * 8)
+        assert "not running" in repr(server)
+        with server:
+            assert server.url in repr(server)
+            assert (server.domain, server.auth_key) == ("d.ts.net", "k" * 8)
+            assert server.nodes() == ()
+            pid = server.pid
+            assert alive(pid)
+            with pytest.raises(ControlServerError, match="already"):
+                server.start()
+        eventually("the process has ended", lambda: not alive(pid))
+        server.stop()
+        for ask in (server.nodes, lambda: server.url):
+            with pytest.raises(ControlServerError, match="not running"):
+                ask()
+
+
+def test_it_can_be_started_again() -> None:
+    """A server that was stopped starts again, as a new tailnet, on the port it is given."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    server = ControlServer(port=port)
+    for _ in range(2):
+        with server:
+            assert server.url == f"http://127.0.0.1:{port}"
+            assert server.nodes() == ()
+
+
+def test_a_port_that_is_taken_is_an_error() -> None:
+    """It says why it cannot start, and leaves nothing."""
+    with nothing_left(), socket.create_server(("127.0.0.1", 0)) as taken:
+        server = ControlServer(port=taken.getsockname()[1])
+        with pytest.raises(ControlServerError, match="address already in use"):
+            server.start()
+
+
+def test_nonsense_is_refused(net: Testnet) -> None:
+    """An unknown node, URL or fault is a ControlServerError that names it; the server goes on."""
+    control = net.control
+    with pytest.raises(ControlServerError, match="nosuch"):
+        control.approve("nosuch")
+    with pytest.raises(ControlServerError, match="http://nowhere"):
+        control.complete_login("http://nowhere")
+    with pytest.raises(ControlServerError, match="unknown kind"):
+        control.fault("flood")  # type: ignore[arg-type]
+    with pytest.raises(ControlServerError, match="auth key"):
+        control.set_require_login(True)
+    assert control.nodes()
+
+
+def test_a_server_that_dies_is_noticed() -> None:
+    """Killed from outside, it is a ControlServerError at the next question, and stop() is fine."""
+    with nothing_left():
+        server = ControlServer().start()
+        os.kill(server.pid, signal.SIGKILL)
+        with pytest.raises(ControlServerError, match="ended"):
+            server.nodes()
+        server.stop()
+
+
+def test_it_ends_with_the_program_that_started_it() -> None:
+    """However the program ends, its control server does not stay behind."""
+    code = (
+        "import sys, time\n"
+        "from tailnet.testing import ControlServer\n"
+        "print(ControlServer().start().pid, flush=True)\n"
+        "sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout is not None
+        pid = int(program.stdout.readline())
+        assert alive(pid)
+        program.kill()
+    eventually("the control server has ended", lambda: not alive(pid))
+
+
+def test_nodes_are_seen_as_control_sees_them(net: Testnet) -> None:
+    """A node is there with name, addresses, owner and tags, and is offline once it has left."""
+    with net.tailnet("seen", tags=["tag:web"]) as tn:
+        (node,) = (n for n in net.control.nodes() if n.hostname == "seen")
+        assert (node.name, node.ips, node.online) == (tn.fqdn, tn.ips, True)
+        assert node.tags == ("tag:web",)
+        assert "@" in node.login
+        net.control.set_tags("seen", ["tag:db"])
+        eventually("the node hears of it", lambda: tn.status().self.tags == ("tag:db",))
+    eventually(
+        "it is offline",
+        lambda: not any(n.online for n in net.control.nodes() if n.hostname == "seen"),
+    )
+
+
+def test_capabilities_are_granted_to_callers(net: Testnet) -> None:
+    """Whois shows the app capabilities that the tailnet's policy grants the caller."""
+    net.control.set_app_caps({"example.com/cap/admin": [{"level": 3}]})
+    with net.tailnet("granter") as tn, net.tailnet("grantee") as other:
+        eventually("it is known", lambda: other.ip in {p.ips[0] for p in tn.status().peers})
+        eventually(
+            "it is granted",
+            lambda: tn.whois(other.ip).caps.get("example.com/cap/admin") == ({"level": 3},),
+        )
+
+
+def test_another_program_joins_with_its_environment(net: Testnet) -> None:
+    """environ() is what a program needs that takes its configuration from the environment."""
+    code = (
+        "from tailnet import Tailnet, TailnetConfig\n"
+        "with Tailnet(TailnetConfig(hostname='guest', ephemeral=True)) as tn: print(tn.fqdn)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **net.environ()},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == f"guest.{net.domain}\n"
+
+
+def test_config_joins_this_tailnet(net: Testnet, tmp_path: Path) -> None:
+    """config() is an ephemeral node of this tailnet; with a state directory it stays."""
+    config = net.config("x", port=1234)
+    assert isinstance(config, TailnetConfig)
+    assert (config.control_url, config.ephemeral, config.port) == (net.url, True, 1234)
+    assert not net.config("x", state_dir=tmp_path).ephemeral
