@@ -21,7 +21,6 @@ import errno
 import itertools
 import os
 import secrets
-import select
 import shutil
 import socket
 import struct
@@ -201,8 +200,15 @@ class TailnetListener(TcpLike):
             ConnectionAbortedError: the listener or its node was closed.
         """
         listening = self._listening
-        while not listening.ended or self._readable():
-            fd, name = cast("_Accept", super())._accept()
+        while True:
+            if listening.ended and self.fileno() >= 0:
+                self.setblocking(False)  # take what says so, and wait for nothing any more
+            try:
+                fd, name = cast("_Accept", super())._accept()
+            except BlockingIOError:
+                if not listening.ended:
+                    raise
+                break
             if listening.ends_with(name):
                 os.close(fd)
                 break
@@ -264,13 +270,6 @@ class TailnetListener(TcpLike):
 
     def __exit__(self, *_: object) -> None:
         self.close()  # detached, too: socket.socket takes that for closed
-
-    def _readable(self) -> bool:
-        if self.fileno() < 0:  # accept(2) will say so
-            return True
-        poll = select.poll()
-        poll.register(self.fileno(), select.POLLIN)
-        return bool(poll.poll(0))
 
     def _view(self, *, inet: bool) -> TailnetListener:
         view = type(self)(os.dup(self.fileno()), self._listening, inet=inet)
