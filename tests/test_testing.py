@@ -82,6 +82,33 @@ def test_nonsense_is_refused(net: Testnet) -> None:
     assert control.nodes()
 
 
+def test_fake_nodes_need_a_real_one() -> None:
+    """Fake peers are refused where nobody could see them, and the server goes on."""
+    with ControlServer() as control:
+        with pytest.raises(ControlServerError, match="join a node"):
+            control.add_fake_nodes(1)
+        assert control.nodes() == ()
+
+
+def test_relay_only_nodes_talk_through_the_relay() -> None:
+    """On a tailnet that is relay_only, peers have no direct address, and still talk."""
+    with (
+        Testnet(relay_only=True) as net,
+        net.tailnet("a") as a,
+        net.tailnet("b") as b,
+        b.listen(":80") as listener,
+        a.dial(f"{b.ip}:80", timeout=30) as near,
+    ):
+        far, _ = listener.accept()
+        with far:
+            far.sendall(b"x" * 100_000)
+            got = 0
+            while got < 100_000:
+                got += len(near.recv(1 << 16))
+            (peer,) = a.status().peers
+            assert (peer.relay, peer.address) == ("offline", "")
+
+
 def test_a_server_that_dies_is_noticed() -> None:
     """Killed from outside, it is a ControlServerError at the next question, and stop() is fine."""
     with nothing_left():

@@ -47,6 +47,8 @@ type Config struct {
 	SameUser        bool   `json:"same_user"`        // one user owns every node, instead of one each
 	Port            int    `json:"port"`             // of the control server; 0 picks one
 	Verbose         bool   `json:"verbose"`          // log to stderr
+
+	NodeAttrs []tailcfg.NodeCapability `json:"node_attrs"` // given to every node, beside the usual ones
 }
 
 // Control is a running offline tailnet.
@@ -55,6 +57,7 @@ type Control struct {
 	server *testcontrol.Server
 	front  *front
 	relay  *httptest.Server
+	lying  *httptest.Server // the front over TLS, with a certificate that nobody trusts
 	derp   *derpserver.Server
 	info   map[string]any
 	end    context.CancelFunc
@@ -131,8 +134,21 @@ func Start(config []byte) (_ *Control, err error) {
 		HoldMapRequest:         c.mapRequest,
 		MaybeRateLimitRegister: c.front.rateLimit,
 	}
+	if len(c.config.NodeAttrs) > 0 {
+		caps := tailcfg.NodeCapMap{}
+		// What the server gives where it is not told (serveRegister).
+		usual := []tailcfg.NodeCapability{tailcfg.CapabilityHTTPS, tailcfg.NodeAttrFunnel, tailcfg.CapabilityFileSharing,
+			tailcfg.CapabilityFunnelPorts + "?ports=8080,443"}
+		for _, attr := range append(usual, c.config.NodeAttrs...) {
+			caps[attr] = nil
+		}
+		c.server.DefaultNodeCapabilities = &caps
+	}
+	c.lying = httptest.NewUnstartedServer(c.front)
+	c.lying.Config.ErrorLog = logger.StdLogger(logf)
+	c.lying.StartTLS()
 	c.info = map[string]any{
-		"url": c.front.url(), "derp_port": derpPort, "stun_port": stunPort, "pid": os.Getpid(), "domain": c.config.Domain,
+		"url": c.front.url(), "untrusted_url": c.lying.URL, "derp_port": derpPort, "stun_port": stunPort, "pid": os.Getpid(), "domain": c.config.Domain,
 	}
 	c.front.serve(c.server)
 	return c, nil
@@ -169,7 +185,8 @@ func derpMap(derpPort, stunPort int) *tailcfg.DERPMap {
 	}
 }
 
-// Info is what a client needs to know: url, domain, derp_port, stun_port and pid.
+// Info is what a client needs to know: url, untrusted_url, domain, derp_port, stun_port
+// and pid.
 func (c *Control) Info() map[string]any { return c.info }
 
 // Close ends the servers. Nodes see an outage, not an end of the tailnet.
@@ -177,6 +194,10 @@ func (c *Control) Close() error {
 	c.end()
 	if c.front != nil {
 		c.front.close()
+	}
+	if c.lying != nil {
+		c.lying.CloseClientConnections()
+		c.lying.Close()
 	}
 	if c.derp != nil {
 		c.derp.Close()

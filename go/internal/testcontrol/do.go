@@ -176,6 +176,9 @@ func (c *Control) change(which string, edit func(*tailcfg.Node)) error {
 // addFakeNodes adds peers that exist in the network map only. testcontrol's own fake
 // nodes have no name and any address of the internet.
 func (c *Control) addFakeNodes(count int) error {
+	if c.server.NumNodes() == 0 { // testcontrol would panic
+		return fmt.Errorf("add_fake_nodes: join a node of your own first")
+	}
 	c.mu.Lock()
 	first := c.lastIP4 + 1
 	if count < 0 || c.lastIP4+count > maxFakeNodes {

@@ -90,6 +90,9 @@ class ControlServer:
         domain: What MagicDNS names end with.
         same_user: One user owns every node, instead of one each.
         port: Of the control server; 0 picks one.
+        relay_only: Nodes reach each other through the relay only, never directly.
+        node_attrs: Node attributes that every node has beside the usual ones, such as
+            "only-tcp-443".
         verbose: Whether it logs to stderr.
     """
 
@@ -102,6 +105,8 @@ class ControlServer:
         domain: str = "offline.ts.net",
         same_user: bool = False,
         port: int = 0,
+        relay_only: bool = False,
+        node_attrs: Sequence[str] = (),
         verbose: bool = False,
     ) -> None:
         self._options = {
@@ -111,6 +116,8 @@ class ControlServer:
             "domain": domain,
             "same_user": same_user,
             "port": port,
+            # What Tailscale has for networks that let nothing else out: no UDP at all.
+            "node_attrs": [*node_attrs, *(["only-tcp-443"] if relay_only else [])],
             "verbose": verbose,
         }
         self._child: subprocess.Popen[str] | None = None
@@ -184,6 +191,11 @@ class ControlServer:
         return str(self._known("url"))
 
     @property
+    def untrusted_url(self) -> str:
+        """A URL of it with a certificate that nobody trusts."""
+        return str(self._known("untrusted_url"))
+
+    @property
     def domain(self) -> str:
         """What MagicDNS names end with."""
         return str(self._known("domain"))
@@ -241,7 +253,7 @@ class ControlServer:
         self._do("set_app_caps", caps={name: list(values) for name, values in caps.items()})
 
     def add_fake_nodes(self, count: int) -> None:
-        """Add peers that exist in the network map only."""
+        """Add peers that exist in the network map only. A real node must have joined before."""
         self._do("add_fake_nodes", count=count)
 
     def fault(self, kind: Fault, *, status: int = 500, retry_after: int = 0) -> None:

@@ -1,0 +1,523 @@
+"""Every cause of every error, provoked, and docs/errors.md written from here.
+
+python -m tests.test_error_table     writes the table into docs/errors.md
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import errno
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tailnet
+from tailnet import (
+    RetryPolicy,
+    Tailnet,
+    TailnetApprovalRequired,
+    TailnetAuthError,
+    TailnetClosed,
+    TailnetConfig,
+    TailnetConfigError,
+    TailnetConnectError,
+    TailnetDialError,
+    TailnetError,
+    TailnetForked,
+    TailnetHandle,
+    TailnetInternalError,
+    TailnetListenError,
+    TailnetLoginRequired,
+    TailnetNameError,
+    TailnetNotRunning,
+    TailnetPeerNotFound,
+    TailnetRefused,
+    TailnetStateLocked,
+    TailnetTimeout,
+    TailnetUnreachable,
+    TailnetUnsupported,
+    _lib,
+)
+from tailnet.testing import Testnet
+from tests.conftest import eventually, nothing_left
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "errors.md"
+ONCE = RetryPolicy(retries=0)
+MORE = re.compile(r"\d+\.\d+ s|port \d+|:\d{4,5}\b|[0-9a-f]{16,}")
+
+Provoke = Callable[["Place"], object]
+
+
+@dataclass
+class Place:
+    """Where a row happens."""
+
+    net: Testnet
+    tn: TailnetHandle
+    tmp_path: Path
+    stack: contextlib.ExitStack
+    began: float = 0.0
+
+    def up(self, net: Testnet | None = None, **fields: Any) -> TailnetHandle:
+        """Join with these settings, once, to a tailnet of its own or the common one."""
+        fields = {"retry": ONCE, **fields}
+        tailnet = Tailnet((net or self.net).config("node", **fields))
+        self.stack.callback(tailnet.close)
+        self.began = time.monotonic()  # starting a control server is not the error's time
+        return tailnet.up()
+
+    def testnet(self, **options: Any) -> Testnet:
+        """Start a tailnet for this row alone."""
+        return self.stack.enter_context(Testnet(**options))
+
+    def broken(self, kind: Any, **options: Any) -> TailnetHandle:
+        """Join a control server with a fault."""
+        net = self.testnet()
+        net.control.fault(kind, **options)
+        return self.up(net, connect_timeout=1.0)
+
+
+@dataclass
+class Row:
+    """One cause: what is done, and what comes of it."""
+
+    cause: str
+    provoke: Provoke
+    cls: type[TailnetError]
+    within: float  # seconds
+    says: str  # in the message, which always names what it happened to
+    builtin: type[BaseException] = Exception
+    number: int | None = None  # errno
+    note: str = ""
+
+
+def closed(place: Place) -> object:
+    tn = place.up()
+    tn.close()
+    return tn.status()
+
+
+def two_on_one_directory(place: Place) -> object:
+    state = place.tmp_path / "state"
+    place.up(state_dir=state)
+    return place.up(state_dir=state)
+
+
+def corrupt_state(place: Place) -> object:
+    state = place.tmp_path / "corrupt"
+    state.mkdir()
+    (state / "tailscaled.state").write_text("{")
+    return place.up(state_dir=state)
+
+
+def full_disk(place: Place) -> object:
+    state = place.tmp_path / "full"
+    state.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", state], check=True)
+    place.stack.callback(lambda: subprocess.run(["umount", "--lazy", state], check=True))
+    (state / "ballast").write_bytes(bytes(4096))
+    return place.up(state_dir=state)
+
+
+def silent_peer(place: Place) -> object:
+    net = place.testnet()
+    tn = place.up(net)
+    net.control.add_fake_nodes(1)
+    eventually("it has heard", lambda: tn.status().peers)
+    return tn.dial(f"{tn.status().peers[0].ips[0]}:80", timeout=0.3)
+
+
+def expired(place: Place) -> object:
+    net = place.testnet()
+    tn = place.up(net)
+    net.control.expire_keys()
+    eventually("it has heard", lambda: tn.status().state == "NeedsLogin")
+    return tn.dial("100.64.0.99:80")
+
+
+def deadline(place: Place) -> object:
+    net = place.testnet()
+    net.control.fault("refuse")
+    tailnet = net.tailnet("node")
+    place.stack.callback(tailnet.close)
+    place.began = time.monotonic()
+    return tailnet.up(timeout=0.5)
+
+
+def two_values_in_one_process(place: Place) -> object:
+    return place.up(log_upload=True)
+
+
+def taken(place: Place) -> object:
+    place.stack.enter_context(place.tn.listen(":8080"))
+    return place.tn.listen(":8080")
+
+
+def in_a_child(place: Place) -> object:
+    """Ask in a forked child, and raise here what came of it there."""
+    code = (
+        "import os, sys, pickle, warnings\n"
+        "warnings.simplefilter('ignore')\n"
+        "from tailnet import Tailnet, TailnetConfig, TailnetError\n"
+        "tn = Tailnet(TailnetConfig(hostname='forked', ephemeral=True)).up()\n"
+        "sys.stdout.flush()\n"
+        "if os.fork() == 0:\n"
+        "    try: tn.status()\n"
+        "    except TailnetError as e: os.write(1, pickle.dumps(e))\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+    )
+    env = {**os.environ, **place.net.environ()}
+    done = subprocess.run([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, check=True)
+    import pickle
+
+    raise pickle.loads(done.stdout)
+
+
+UP = [
+    Row(
+        "the key is wrong, expired, used or revoked",
+        lambda p: p.up(auth_key="tskey-auth-wrong"),
+        TailnetAuthError,
+        2,
+        "refused node",
+        note="headscale says the same by HTTP 401 to the registration",
+    ),
+    Row(
+        "a person must log in",
+        lambda p: p.up(p.testnet(require_login=True)),
+        TailnetLoginRequired,
+        2,
+        "log in at http",
+        TailnetAuthError,
+        note="`.url`; after the login the next `up()` goes on",
+    ),
+    Row(
+        "an admin must approve the machine",
+        lambda p: p.up(p.testnet(require_approval=True)),
+        TailnetApprovalRequired,
+        4,
+        "waits for an admin",
+        TailnetAuthError,
+        note="the next `up()` goes on waiting",
+    ),
+    Row(
+        "nobody listens at the control server's address",
+        lambda p: p.broken("refuse"),
+        TailnetConnectError,
+        2,
+        "connection refused",
+        ConnectionError,
+    ),
+    Row(
+        "the control server answers HTTP 500",
+        lambda p: p.broken("status", status=500),
+        TailnetConnectError,
+        2,
+        "500",
+        ConnectionError,
+    ),
+    Row(
+        "it answers HTTP 401 before the registration",
+        lambda p: p.broken("status", status=401),
+        TailnetConnectError,
+        2,
+        "401",
+        ConnectionError,
+    ),
+    Row(
+        "it limits the rate of registrations (HTTP 429)",
+        lambda p: p.broken("rate_limit", retry_after=7),
+        TailnetConnectError,
+        2,
+        "rate limited",
+        ConnectionError,
+        note="`.retry_after` is kept to",
+    ),
+    Row(
+        "its certificate is not trusted",
+        lambda p: p.up(control_url=p.net.control.untrusted_url),
+        TailnetConnectError,
+        2,
+        "certificate",
+        ConnectionError,
+    ),
+    Row(
+        "it accepts connections and never answers",
+        lambda p: p.broken("hang"),
+        TailnetConnectError,
+        3,
+        "no answer from",
+        ConnectionError,
+        note="after `connect_timeout`, here 1 s",
+    ),
+    Row(
+        "`up(timeout=)` has passed",
+        deadline,
+        TailnetTimeout,
+        2,
+        "connection refused",
+        TimeoutError,
+        note="`__cause__` is the last attempt's error",
+    ),
+    Row(
+        "the tailnet demands logs, and `log_upload` is off",
+        lambda p: p.up(p.testnet(node_attrs=["https://tailscale.com/cap/data-plane-audit-logs"])),
+        TailnetUnsupported,
+        2,
+        "log_upload=True",
+    ),
+    Row(
+        "another node, in any process, holds the state directory",
+        two_on_one_directory,
+        TailnetStateLocked,
+        2,
+        "held by another node",
+    ),
+    Row(
+        "the state directory is corrupt",
+        corrupt_state,
+        TailnetConfigError,
+        2,
+        "is corrupt",
+        ValueError,
+    ),
+    Row("its disk is full", full_disk, TailnetConfigError, 2, "no space left", ValueError),
+    Row(
+        "it cannot be created",
+        lambda p: p.up(state_dir="/proc/no/such"),
+        TailnetConfigError,
+        2,
+        "cannot create /proc/no/such",
+        ValueError,
+    ),
+    Row(
+        "`auth_key_file` cannot be read",
+        lambda p: p.up(auth_key=None, auth_key_file=p.tmp_path / "none"),
+        TailnetConfigError,
+        2,
+        "auth_key_file: cannot read",
+        ValueError,
+    ),
+    Row(
+        "a setting of the whole process differs from its first node's",
+        two_values_in_one_process,
+        TailnetConfigError,
+        2,
+        "log_upload",
+        ValueError,
+    ),
+    Row(
+        '`backend="tailscaled"` and there is no daemon',
+        lambda p: p.up(backend="tailscaled", tailscaled_socket=p.tmp_path / "none"),
+        TailnetNotRunning,
+        1,
+        "is not running",
+    ),
+]
+
+OTHERS = [
+    Row(
+        "a value of the configuration makes no sense",
+        lambda _: TailnetConfig(hostname="no host"),
+        TailnetConfigError,
+        1,
+        "hostname: must be",
+        ValueError,
+        note="before anything starts",
+    ),
+    Row(
+        "an address makes no sense",
+        lambda p: p.tn.dial("nowhere"),
+        TailnetConfigError,
+        1,
+        "want host:port",
+        ValueError,
+    ),
+    Row(
+        "`dial`: nobody listens at the port",
+        lambda p: p.tn.dial(f"{p.tn.ip}:9"),
+        TailnetRefused,
+        2,
+        "refused",
+        ConnectionRefusedError,
+        errno.ECONNREFUSED,
+    ),
+    Row(
+        "`dial`: the address is not on the tailnet",
+        lambda p: p.tn.dial("192.0.2.1:80"),
+        TailnetUnreachable,
+        1,
+        "not on the tailnet",
+        OSError,
+        errno.EHOSTUNREACH,
+        note="it is never dialed over the host's network",
+    ),
+    Row(
+        "`dial`: the tailnet knows no such name",
+        lambda p: p.tn.dial("nobody:80"),
+        TailnetNameError,
+        2,
+        "no machine or name",
+        OSError,
+        note="also `socket.gaierror`",
+    ),
+    Row(
+        "`dial(timeout=)`: the peer does not answer",
+        silent_peer,
+        TailnetTimeout,
+        2,
+        "a connection to",
+        TimeoutError,
+    ),
+    Row(
+        "`dial`: this node's key has expired, or was removed",
+        expired,
+        TailnetAuthError,
+        2,
+        "no longer logged in",
+        note="`watch()` tells; extend the key and go on",
+    ),
+    Row(
+        "`dial`: any other failure, with its errno",
+        lambda p: p.up(allow_host_network=True).dial("255.255.255.255:80"),
+        TailnetDialError,
+        2,
+        "255.255.255.255",
+        OSError,
+        errno.ENETUNREACH,
+    ),
+    Row(
+        "`listen`: another listener of the node has the port",
+        taken,
+        TailnetListenError,
+        1,
+        "another listener",
+        OSError,
+        errno.EADDRINUSE,
+    ),
+    Row(
+        "`listen`: the address is not this node's",
+        lambda p: p.tn.listen("100.64.77.77:80"),
+        TailnetListenError,
+        1,
+        "not an address of node",
+        OSError,
+        errno.EADDRNOTAVAIL,
+    ),
+    Row(
+        "`whois`: nobody has that address",
+        lambda p: p.tn.whois("100.64.77.77"),
+        TailnetPeerNotFound,
+        1,
+        "nobody on the tailnet",
+        LookupError,
+    ),
+    Row("used after `close()`", closed, TailnetClosed, 2, "was closed"),
+    Row("used in a forked child", in_a_child, TailnetForked, 10, "spawn"),
+    Row(
+        "a bug of this library",
+        lambda p: _lib._call("tailnet_dial", p.tn._node.handle(), "not JSON"),
+        TailnetInternalError,
+        1,
+        "not the JSON expected",
+        note="please report it",
+    ),
+]
+
+ROWS = [*UP, *OTHERS]
+
+
+@pytest.fixture
+def place(net: Testnet, tmp_path: Path) -> Iterator[Place]:
+    """A tailnet with a node."""
+    with contextlib.ExitStack() as stack:
+        tn = stack.enter_context(net.tailnet("tried"))
+        yield Place(net, tn, tmp_path, stack)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.cause for row in ROWS])
+def test_cause(row: Row, place: Place) -> None:
+    """Each cause gives its class at once, says what, to what and why, and leaves nothing."""
+    if row.provoke is full_disk and os.geteuid() != 0:
+        pytest.skip("only root can mount a disk that is full")
+    with nothing_left(), place.stack:
+        place.began = time.monotonic()
+        with pytest.raises(TailnetError) as caught:
+            row.provoke(place)
+        took = time.monotonic() - place.began
+    error = caught.value
+    assert type(error) is row.cls, error
+    assert isinstance(error, row.builtin)
+    assert error.retryable == (row.cls is TailnetConnectError)
+    assert row.says in str(error)
+    assert len(str(error)) > 20
+    assert "\n" not in str(error)
+    assert "tskey" not in str(error)
+    if row.number is not None:
+        assert getattr(error, "errno", None) == row.number
+    assert took < row.within
+    if row.cls is TailnetTimeout and row.provoke is deadline:
+        assert isinstance(error.__cause__, TailnetConnectError)
+
+
+def test_every_class_has_a_cause() -> None:
+    """No class of the tree is there for nothing, and each is in the table."""
+    classes = {
+        cls
+        for cls in vars(tailnet).values()
+        if isinstance(cls, type) and issubclass(cls, TailnetError) and cls is not TailnetError
+    }
+    assert classes == {row.cls for row in ROWS}
+
+
+def table(rows: list[Row]) -> str:
+    """Write rows as a table."""
+    lines = ["| cause | error | also a | within |", "| --- | --- | --- | --- |"]
+    for row in rows:
+        also = "" if row.builtin is Exception else f"`{row.builtin.__name__}`"
+        if row.number is not None:
+            also += f", errno {errno.errorcode[row.number]}"
+        cause = row.cause + (f" ({row.note})" if row.note else "")
+        lines.append(f"| {cause} | `{row.cls.__name__}` | {also} | {row.within:g} s |")
+    return "\n".join(lines)
+
+
+def written(text: str) -> str:
+    """Put the tables where the document has its marks."""
+    for name, rows in (("up", UP), ("others", OTHERS)):
+        text = re.sub(
+            rf"(<!-- {name} -->\n).*?(\n<!-- end -->)",
+            lambda m, rows=rows: m[1] + table(rows) + m[2],  # type: ignore[misc]
+            text,
+            flags=re.DOTALL,
+        )
+    return text
+
+
+def test_the_document_is_written_from_here() -> None:
+    """docs/errors.md has exactly these rows; `python -m tests.test_error_table` writes it."""
+    text = DOCUMENT.read_text("utf-8")
+    assert written(text) == text
+    assert text.count("<!-- end -->") == 2
+    for name in re.findall(r"`(Tailnet\w+)`", text):
+        assert hasattr(tailnet, name)
+
+
+def test_builtins_are_builtins() -> None:
+    """What the table says an error also is, is something that Python code already catches."""
+    for row in ROWS:
+        assert row.builtin is TailnetAuthError or hasattr(builtins, row.builtin.__name__)
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(written(DOCUMENT.read_text("utf-8")), "utf-8")
