@@ -364,7 +364,8 @@ def waiting(
         elif request.param == "dial":
             net.control.add_fake_nodes(1)  # in the network map, and nowhere else
             eventually("the client sees it", lambda: any(fakes(client)))
-            yield lambda timeout=None: client.dial(f"{next(fakes(client))}:80", timeout=timeout)
+            address = f"{next(fakes(client))}:80"
+            yield lambda timeout=None: client.dial(address, timeout=timeout)
         else:
             tailnet: Any = face.tailnet(silent.config("pending"))
             closing.callback(face.leave, tailnet)
