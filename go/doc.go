@@ -14,8 +14,8 @@ runtime's poller (near.go) on the other, until both directions have ended and th
 has everything.
 
 A dial goes the other way: dial.go resolves the name on the tailnet, checks that the
-address is there, and dials it; Python's end of a socket pair travels back in the
-reply (reply.go).
+address is there, and dials it; the connection is joined to a socket pair of which
+Python has the other end from the start (handover.go).
 
 # Reading order
 

@@ -122,7 +122,7 @@ func tailnet_node_close(handle C.tailnet_handle, timeoutMS C.int32_t, answer *C.
 		}
 		done := make(chan bool, 1)
 		bridge.Go(func() { done <- n.Close(time.Duration(max(timeoutMS, 0)) * time.Millisecond) })
-		return reply(func(ctx context.Context) (any, error) {
+		answer, err := reply(func(ctx context.Context) (any, error) {
 			select {
 			case drained := <-done:
 				return map[string]bool{"drained": drained}, nil
@@ -130,11 +130,15 @@ func tailnet_node_close(handle C.tailnet_handle, timeoutMS C.int32_t, answer *C.
 				return nil, ctx.Err()
 			}
 		})
+		if err != nil { // no descriptor for a reply; it is leaving all the same
+			return nil, nil
+		}
+		return answer, nil
 	})
 }
 
 //export tailnet_listen
-func tailnet_listen(handle C.tailnet_handle, args C.tailnet_str, answer *C.tailnet_answer) C.int32_t {
+func tailnet_listen(handle C.tailnet_handle, args C.tailnet_str, listener *C.tailnet_handle, answer *C.tailnet_answer) C.int32_t {
 	return respond(answer, func() (any, error) {
 		n, err := nodes.Get(uint64(handle))
 		if err != nil {
@@ -148,17 +152,29 @@ func tailnet_listen(handle C.tailnet_handle, args C.tailnet_str, answer *C.tailn
 		if err := document("args", args, &a); err != nil {
 			return nil, err
 		}
-		return reply(func(ctx context.Context) (any, error) {
-			l, err := n.Listen(ctx, a.Address, a.Path, a.Backlog)
-			if err != nil {
+		if listener == nil {
+			return nil, fault.New(fault.Argument, "listener is NULL")
+		}
+		l := n.NewListener()
+		h := listeners.Put(l)
+		answer, err := reply(func(ctx context.Context) (any, error) {
+			if err := l.Begin(ctx, a.Address, a.Path, a.Backlog); err != nil {
+				listeners.Take(h)
 				return nil, err
 			}
 			if ctx.Err() != nil { // nobody is left to close it
+				listeners.Take(h)
 				l.Close()
 				return nil, ctx.Err()
 			}
-			return map[string]any{"listener": listeners.Put(l), "ip": l.IP, "port": l.Port}, nil
+			return map[string]any{"ip": l.IP, "port": l.Port}, nil
 		})
+		if err != nil {
+			listeners.Take(h)
+			return nil, err
+		}
+		*listener = C.tailnet_handle(h)
+		return answer, nil
 	})
 }
 
@@ -173,7 +189,7 @@ func tailnet_listener_close(handle C.tailnet_handle) C.int32_t {
 }
 
 //export tailnet_dial
-func tailnet_dial(handle C.tailnet_handle, args C.tailnet_str, answer *C.tailnet_answer) C.int32_t {
+func tailnet_dial(handle C.tailnet_handle, args C.tailnet_str, fd C.int32_t, answer *C.tailnet_answer) C.int32_t {
 	return respond(answer, func() (any, error) {
 		n, err := nodes.Get(uint64(handle))
 		if err != nil {
@@ -185,10 +201,15 @@ func tailnet_dial(handle C.tailnet_handle, args C.tailnet_str, answer *C.tailnet
 		if err := document("args", args, &a); err != nil {
 			return nil, err
 		}
-		return pending(bridge.Reply(func(ctx context.Context) (bridge.Result, error) {
-			d, fd, err := n.Dial(ctx, a.Address)
-			return bridge.Result{Document: d, FD: fd}, err
-		}))
+		end, err := bridge.TakeEnd(int(fd))
+		if err != nil {
+			return nil, err
+		}
+		answer, err := reply(func(ctx context.Context) (any, error) { return n.Dial(ctx, a.Address, end) })
+		if err != nil {
+			end.Close()
+		}
+		return answer, err
 	})
 }
 
@@ -285,13 +306,8 @@ func tailnet_testcontrol_do(handle C.tailnet_handle, args C.tailnet_str, answer 
 // later is the answer of a call whose document comes on a descriptor.
 type later int
 
-// reply starts an operation that answers with a document alone.
-func reply(op func(context.Context) (any, error)) (any, error) {
-	return pending(bridge.Reply(func(ctx context.Context) (bridge.Result, error) {
-		v, err := op(ctx)
-		return bridge.Result{Document: v, FD: -1}, err
-	}))
-}
+// reply starts an operation.
+func reply(op func(context.Context) (any, error)) (any, error) { return pending(bridge.Reply(op)) }
 
 func stream(feed func(*bridge.Stream)) (any, error) { return pending(bridge.NewStream(feed)) }
 
@@ -398,4 +414,5 @@ var _ = [][1]struct{}{
 	{fault.Closed - C.TAILNET_E_CLOSED: {}},
 	{fault.NotFound - C.TAILNET_E_NOT_FOUND: {}},
 	{fault.Reset - C.TAILNET_E_RESET: {}},
+	{fault.Resource - C.TAILNET_E_RESOURCE: {}},
 }

@@ -14,8 +14,7 @@
  *  - TAILNET_PENDING: the answer comes later, on the socket answer->fd.
  *      A *reply* is one JSON document of any size, ended by EOF:
  *          {"ok": ...}   or   {"error": {"code": 7003, "message": "..."}}
- *      A descriptor that belongs to the reply rides (SCM_RIGHTS) on its first
- *      byte. An answer too large for answer->buf also takes this way.
+ *      An answer too large for answer->buf also takes this way.
  *      A *stream* is one JSON object per line until EOF; a reader that falls
  *      behind finds {"lost": n} in it and never slows the library down.
  *  - Any other code is an error, and answer->buf holds its document (the object
@@ -64,7 +63,8 @@ enum {
     TAILNET_E_UNSUPPORTED = 7019,     /* this backend, platform or tailnet cannot do it */
     TAILNET_E_CLOSED = 7020,          /* used after close, or closed meanwhile */
     TAILNET_E_NOT_FOUND = 7021,       /* whois: no such peer */
-    TAILNET_E_RESET = 7022            /* the connection was aborted */
+    TAILNET_E_RESET = 7022,           /* the connection was aborted */
+    TAILNET_E_RESOURCE = 7023         /* this machine has no more of something: "errno" says of what */
 };
 
 typedef const char *tailnet_str; /* named, because Go cannot spell "const char *" */
@@ -100,20 +100,22 @@ extern int32_t tailnet_node_up(tailnet_handle node, tailnet_str args, tailnet_an
 
 /* PENDING, reply {"drained": bool}: refuse new work, let every connection drain for at most
  * `timeout_ms`, then leave. The handle is invalid from the call on; the work is done whether or
- * not the reply is read. A second call answers OK. */
+ * not the reply is read, or could be made. A second call answers OK. */
 extern int32_t tailnet_node_close(tailnet_handle node, int32_t timeout_ms, tailnet_answer *answer);
 
-/* PENDING, reply {"listener", "ip", "port"}. `args` is {"address": "[ip]:port", "path": "...",
- * "backlog": n}: connections to the address arrive at the unix listening socket at `path`, from a
- * socket named "\0<nonce>/<connection>/<peer address>". */
-extern int32_t tailnet_listen(tailnet_handle node, tailnet_str args, tailnet_answer *answer);
+/* PENDING, reply {"ip", "port"}. `args` is {"address": "[ip]:port", "path": "...", "backlog": n}:
+ * connections to the address arrive at the unix listening socket at `path`, from a socket named
+ * "\0<nonce>/<connection>/<peer address>". The listener's handle is valid from the call on. */
+extern int32_t tailnet_listen(tailnet_handle node, tailnet_str args, tailnet_handle *listener, tailnet_answer *answer);
 
 /* OK. New connections are refused from now on; those handed over stay. */
 extern int32_t tailnet_listener_close(tailnet_handle listener);
 
-/* PENDING, reply {"connection", "local", "remote"} with the connected socket. `args` is
- * {"address": "host:port"}; the host is an IP address or a name of the tailnet. */
-extern int32_t tailnet_dial(tailnet_handle node, tailnet_str args, tailnet_answer *answer);
+/* PENDING, reply {"connection", "local", "remote"}. `args` is {"address": "host:port"}; the host is
+ * an IP address or a name of the tailnet. `fd` is one end of a unix stream socket pair, of which a
+ * duplicate is taken: the caller keeps the other end, which becomes the connection, and whose close
+ * ends it, in whatever state the dial is. */
+extern int32_t tailnet_dial(tailnet_handle node, tailnet_str args, int32_t fd, tailnet_answer *answer);
 
 /* OK: the connection `connection` is open, ended in order, or is long gone.
  * TAILNET_E_RESET: it was aborted, by the peer or by the network. */

@@ -9,6 +9,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
@@ -39,9 +40,18 @@ def pair() -> Iterator[Pair]:
     ours, go = socket.socketpair()
     with go:
         go.settimeout(10)
-        fd = Fd(ours.detach())
+        fd = owner(ours.detach())
         yield fd, go
         fd.close()
+
+
+def owner(number: int) -> Fd:
+    """Return an owner of a descriptor, as of one in an answer of the library."""
+    fd = Fd()
+    answer = SimpleNamespace(fd=number)
+    fd.adopt(answer)
+    assert answer.fd == -1  # which it then holds no more
+    return fd
 
 
 def soon(seconds: float = 0.02) -> float:

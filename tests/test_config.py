@@ -7,6 +7,7 @@ import re
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -331,14 +332,16 @@ def test_hostname_default(argv: list[str], hostname: str, monkeypatch: pytest.Mo
 
 def test_state_dir(monkeypatch: pytest.MonkeyPatch) -> None:
     """The state is kept per hostname and control server, below XDG_STATE_HOME or in HOME."""
-    monkeypatch.setenv("HOME", "/home/bob")
     config = TailnetConfig(hostname="api")
     xdg = {"XDG_STATE_HOME": "/xdg", "HOME": "/home/ann"}
     default = config.resolved_state_dir(xdg)
     assert re.fullmatch(r"/xdg/tailnet/api-[0-9a-f]{8}", default)
     name = default.rpartition("/")[2]
     assert config.resolved_state_dir({"HOME": "/ann"}) == f"/ann/.local/state/tailnet/{name}"
-    assert config.resolved_state_dir({}) == f"/home/bob/.local/state/tailnet/{name}"
+    passwd = SimpleNamespace(pw_dir="/home/bob")
+    monkeypatch.setattr("pwd.getpwuid", lambda _: passwd)
+    for nowhere in ({}, {"HOME": ""}, {"HOME": "x", "XDG_STATE_HOME": "y"}):
+        assert config.resolved_state_dir(nowhere) == f"/home/bob/.local/state/tailnet/{name}"
     own = config.model_copy(update={"control_url": "http://control/"}).resolved_state_dir(xdg)
     assert own not in {default, config.resolved_state_dir({**xdg, "TS_CONTROL_URL": "http://x"})}
     assert own == config.resolved_state_dir({**xdg, "TS_CONTROL_URL": "http://control"})

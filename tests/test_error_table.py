@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -41,6 +42,7 @@ from tailnet import (
     TailnetNotRunning,
     TailnetPeerNotFound,
     TailnetRefused,
+    TailnetResourceError,
     TailnetStateLocked,
     TailnetTimeout,
     TailnetUnreachable,
@@ -160,6 +162,23 @@ def two_values_in_one_process(place: Place) -> object:
 def taken(place: Place) -> object:
     place.stack.enter_context(place.tn.listen(":8080"))
     return place.tn.listen(":8080")
+
+
+def no_descriptors(place: Place) -> object:
+    """Ask while not one descriptor is left."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    taken: list[int] = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        return place.tn.status()
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert place.tn.status().state == "Running"
 
 
 def in_a_child(place: Place) -> object:
@@ -291,7 +310,15 @@ UP = [
         "is corrupt",
         ValueError,
     ),
-    Row("its disk is full", full_disk, TailnetConfigError, 2, "no space left", ValueError),
+    Row(
+        "its disk is full",
+        full_disk,
+        TailnetResourceError,
+        2,
+        "no space left",
+        OSError,
+        errno.ENOSPC,
+    ),
     Row(
         "it cannot be created",
         lambda p: p.up(state_dir="/proc/no/such"),
@@ -422,11 +449,21 @@ OTHERS = [
         "nobody on the tailnet",
         LookupError,
     ),
+    Row(
+        "any call: this process has no more descriptors",
+        no_descriptors,
+        TailnetResourceError,
+        1,
+        "too many open files",
+        OSError,
+        errno.EMFILE,
+        note="it works again once there are some",
+    ),
     Row("used after `close()`", closed, TailnetClosed, 2, "was closed"),
     Row("used in a forked child", in_a_child, TailnetForked, 10, "spawn"),
     Row(
         "a bug of this library",
-        lambda p: _lib._call("tailnet_dial", p.tn._node.handle(), "not JSON"),
+        lambda p: _lib._call("tailnet_node_up", p.tn._node.handle(), "not JSON"),
         TailnetInternalError,
         1,
         "not the JSON expected",

@@ -68,6 +68,7 @@ def tree(text: str) -> dict[str, tuple[str, str]]:
             OSError,
             {
                 *("TailnetConnectError", "TailnetTimeout", "TailnetListenError"),
+                "TailnetResourceError",
                 *("TailnetDialError", "TailnetRefused", "TailnetUnreachable", "TailnetNameError"),
             },
         ),
@@ -176,6 +177,7 @@ def test_copy_keeps_everything(cls: type[TailnetError], copied: Callable[[Any], 
         ("TailnetRefused", errno.ECONNREFUSED),
         ("TailnetUnreachable", errno.EHOSTUNREACH),
         ("TailnetNameError", socket.EAI_NONAME),
+        ("TailnetResourceError", errno.EMFILE),
         ("TailnetListenError", errno.EADDRINUSE),
     ],
 )

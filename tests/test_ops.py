@@ -5,20 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import operator
 import os
+import re
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
-from tailnet import TailnetDialError, TailnetInternalError, TailnetTimeout, _ops
-from tailnet._fd import Fd
+from tailnet import (
+    TailnetConfigError,
+    TailnetDialError,
+    TailnetInternalError,
+    TailnetTimeout,
+    _ops,
+)
 from tailnet._wait import Steps, wait, wait_async
 from tests import runners
-from tests.runners import Pair, Run, soon
+from tests.runners import Pair, Run, owner, soon
 
 T = TypeVar("T")
 GIVE_UP = [
@@ -42,9 +49,9 @@ def observed(steps: Steps[T], waiting: Callable[[], object]) -> Steps[T]:
         return result
 
 
-def send(go: socket.socket, data: bytes, fds: tuple[int, ...] = ()) -> None:
-    """Send what Go would send, with descriptors on the first byte."""
-    socket.send_fds(go, [data], fds)
+def send(go: socket.socket, data: bytes) -> None:
+    """Send what Go would send."""
+    go.sendall(data)
 
 
 # --- replies ---
@@ -52,7 +59,7 @@ def send(go: socket.socket, data: bytes, fds: tuple[int, ...] = ()) -> None:
 
 def test_answer_at_once_is_not_waited_for(run: Run) -> None:
     """A call that answered without a descriptor has its document already."""
-    assert run(_ops.reply({"a": 1}, soon(-1), "x")) == ({"a": 1}, None)
+    assert run(_ops.reply({"a": 1}, soon(-1), "x")) == {"a": 1}
 
 
 def test_reply_comes_in_pieces(pair: Pair) -> None:
@@ -67,7 +74,7 @@ def test_reply_comes_in_pieces(pair: Pair) -> None:
     go.close()
     with pytest.raises(StopIteration) as done:
         steps.send(True)
-    assert done.value.value == ("\u00e4", None)
+    assert done.value.value == "\u00e4"
     assert fd.fileno() == -1
 
 
@@ -82,7 +89,7 @@ def test_reply_may_be_large(run: Run, pair: Pair) -> None:
 
     thread = threading.Thread(target=answer)
     thread.start()
-    assert run(_ops.reply(fd, None, "x")).document == document
+    assert run(_ops.reply(fd, None, "x")) == document
     thread.join()
 
 
@@ -98,13 +105,11 @@ def test_error_reply_is_raised(
 ) -> None:
     """An error document is raised as its class, and so is an end without any document."""
     fd, go = pair
-    undone: list[Any] = []
     with go:
         send(go, data)
     with pytest.raises(error, match=says):
-        run(_ops.reply(fd, None, "who it is", undone.append))
+        run(_ops.reply(fd, None, "who it is"))
     assert fd.fileno() == -1
-    assert undone == []
 
 
 def test_late_reply_is_cancelled(run: Run, pair: Pair) -> None:
@@ -116,81 +121,45 @@ def test_late_reply_is_cancelled(run: Run, pair: Pair) -> None:
     assert fd.fileno() == -1
 
 
-def test_descriptor_is_handed_over(run: Run, pair: Pair) -> None:
-    """A descriptor on the first byte is the caller's, and a program it starts does not get it."""
-    fd, go = pair
-    reader, writer = os.pipe()
-    send(go, b'{"ok": {}}', (writer,))
-    os.close(writer)
-    go.close()
-    answer = run(_ops.reply(fd, None, "x"))
-    assert answer.document == {}
-    assert not os.get_inheritable(answer.fd)
-    os.write(answer.fd, b"x")
-    assert os.read(reader, 1) == b"x"
-    os.close(answer.fd)
-    os.close(reader)
-
-
-@pytest.mark.parametrize("data", [b"{", b'{"ok": {}}', b'{"error": {"code": 7012}}'])
-@pytest.mark.parametrize("ended", [True, False])
-def test_descriptor_of_a_failure_is_closed(data: bytes, ended: bool, run: Run, pair: Pair) -> None:
-    """A descriptor whose reply is late, broken or an error is closed with it."""
-    fd, go = pair
-    reader, writer = os.pipe()
-    os.set_blocking(reader, False)
-    send(go, data, (writer,))
-    os.close(writer)
-    if ended and data != b'{"ok": {}}':
-        go.close()
-    with pytest.raises((TailnetTimeout, TailnetDialError, ValueError)):
-        run(_ops.reply(fd, soon(), "x"))
-    assert os.read(reader, 1) == b""
-    os.close(reader)
-
-
-@pytest.mark.parametrize(
-    "give_up",
-    GIVE_UP,
-    ids=["late", "interrupted", "dropped"],
-)
-@pytest.mark.parametrize(
-    ("data", "undone"), [(b'{"ok": {"id": 7}}', [{"id": 7}]), (b'{"ok": {"id"', []), (b"", [])]
-)
-def test_answer_that_came_too_late_is_undone(
-    give_up: Callable[[Steps[Any]], None], data: bytes, undone: list[Any], pair: Pair
+@pytest.mark.parametrize("give_up", GIVE_UP, ids=["late", "interrupted", "dropped"])
+def test_a_reply_that_is_given_up_is_cancelled(
+    give_up: Callable[[Steps[Any]], None], pair: Pair
 ) -> None:
-    """What had arrived whole when the wait was given up is undone, and no failure of that shows."""
+    """However a wait is given up, the other side is told, and the descriptor is closed."""
     fd, go = pair
-    calls: list[Any] = []
-
-    def undo(document: Any) -> NoReturn:
-        calls.append(document)
-        raise OSError("x")
-
-    steps = _ops.reply(fd, None, "x", undo)
+    steps = _ops.reply(fd, None, "x")
     next(steps)
-    send(go, data)
+    send(go, b'{"ok": {"id"')
     with contextlib.suppress(TailnetTimeout, KeyboardInterrupt):
         give_up(steps)
-    assert calls == undone
+    with pytest.raises(ConnectionResetError):  # as of any socket closed with data unread
+        go.recv(1)
+    assert fd.fileno() == -1
+
+
+@pytest.mark.parametrize("timeout", [-1, math.nan, "1", [1]])
+def test_a_timeout_is_seconds(timeout: Any) -> None:
+    """What is no number of seconds is refused, and shown."""
+    with pytest.raises(TailnetConfigError, match=re.escape(repr(timeout))):
+        _ops.deadline_of(timeout)
+    assert _ops.deadline_of(math.inf) is None
 
 
 def test_forked_child_cancels_nothing(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """A child's copy can be closed without an end for the parent; the parent's ends both."""
     fd, go = pair
     go.setblocking(False)
-    copy = Fd(os.dup(fd.fileno()))
+    copy = owner(os.dup(fd.fileno()))
     with monkeypatch.context() as child:
         child.setattr(os, "getpid", lambda: -1)
         copy.cancel()
     assert copy.fileno() == -1
     with pytest.raises(BlockingIOError):
         go.recv(1)
-    copy = Fd(os.dup(fd.fileno()))
+    copy = owner(os.dup(fd.fileno()))
     fd.cancel()
     assert go.recv(1) == b""
-    assert copy.receive() == (b"", [])
+    assert copy.receive() == b""
 
 
 # --- streams ---

@@ -14,63 +14,69 @@ What is read from it is in _ops.py; how to wait for it in _wait.py.
 
 from __future__ import annotations
 
-import array
 import contextlib
 import os
 import socket
+from typing import Protocol
 
-_INT = array.array("i").itemsize
-_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # macOS has none
 CHUNK = 64 << 10  # one read; most documents need no second
 
 
+class _Answer(Protocol):
+    """A `tailnet_answer`."""
+
+    fd: int
+
+
 class Fd:
-    """Python's end of a reply or a stream. Takes ownership of `fd`."""
+    """Python's end of a reply or a stream."""
 
     __slots__ = ("_owner", "_socket")
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self) -> None:
         self._owner = os.getpid()
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
-        self._socket.setblocking(False)
+        self._socket: socket.socket | None = None
+
+    def adopt(self, answer: _Answer) -> None:
+        """Take ownership of the descriptor in an answer, if there still is one."""
+        # Out of the answer first: an interrupt between the two may lose the descriptor, but can
+        # never make two owners of it, who would close somebody else's.
+        fd, answer.fd = answer.fd, -1
+        if fd >= 0:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
+            self._socket.setblocking(False)
 
     def __del__(self) -> None:
         # Nothing to warn about: what is behind it ends with the close, in the right process.
-        if hasattr(self, "_socket"):
-            self._socket.close()
+        self.close()
 
     def fileno(self) -> int:
         """Return the descriptor's number, or -1 once closed."""
-        return self._socket.fileno()
+        return self._socket.fileno() if self._socket is not None else -1
 
-    def receive(self) -> tuple[bytes, list[int]]:
-        """Read what is there, with the descriptors that ride on it; they are the caller's.
+    def receive(self) -> bytes:
+        """Read what is there; nothing, at the end.
 
         Raises:
             BlockingIOError: nothing is there yet.
         """
-        data, ancillary, _, _ = self._socket.recvmsg(CHUNK, socket.CMSG_SPACE(_INT), _CLOEXEC)
-        fds = array.array("i")
-        for level, kind, payload in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                fds.frombytes(payload[: len(payload) - len(payload) % _INT])
-        if not _CLOEXEC:
-            for fd in fds:
-                os.set_inheritable(fd, False)
-        return data, list(fds)
+        if self._socket is None:
+            return b""
+        return self._socket.recv(CHUNK)
 
     def shutdown(self) -> None:
         """End the operation or stream behind it, and wake whoever waits; keep the descriptor.
 
         What had arrived before can still be read, and then comes EOF.
         """
-        if os.getpid() == self._owner:
+        if self._socket is not None and os.getpid() == self._owner:
             with contextlib.suppress(OSError):  # closed, or the other end has gone
                 self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close this process's copy. Idempotent."""
-        self._socket.close()
+        if self._socket is not None:
+            self._socket.close()
 
     def cancel(self) -> None:
         """End what is behind the descriptor and close it. Idempotent."""

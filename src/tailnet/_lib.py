@@ -20,7 +20,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ._fd import Fd
@@ -109,24 +109,24 @@ def require_usable() -> None:
     _library.open()
 
 
-def _call(function: str, *arguments: int | str | Mapping[str, Any]) -> Document | Fd:
+def _call(function: str, *arguments: Any) -> Document | Fd:
     native = _library.open()
     return _invoke(native, getattr(native.lib, function), *arguments)
-
-
-def _call_for_handle(function: str, config: Mapping[str, Any]) -> tuple[int, Document | Fd]:
-    native = _library.open()
-    handle = native.ffi.new("tailnet_handle *")
-    document = _invoke(native, getattr(native.lib, function), config, handle)
-    return int(handle[0]), document
 
 
 def _invoke(native: Any, function: Any, *arguments: Any) -> Document | Fd:
     room = native.ffi.new("char[]", _ROOM)
     answer = native.ffi.new("tailnet_answer *", {"buf": room, "cap": _ROOM, "fd": -1})
-    code = function(*map(_encoded, arguments), answer)
-    if code == Code.PENDING:
-        return Fd(answer.fd)
+    pending = Fd()
+    try:
+        code = function(*map(_encoded, arguments), answer)
+        if code == Code.PENDING:
+            pending.adopt(answer)
+            return pending
+    except BaseException:  # a signal handler's, which may run as soon as the call has returned
+        pending.adopt(answer)
+        pending.cancel()
+        raise
     text = native.ffi.unpack(room, answer.len)
     if code == Code.OK:
         return json.loads(text) if text else None
@@ -185,8 +185,9 @@ def logs() -> Fd:
 
 def node_new(config: Mapping[str, Any]) -> int:
     """Make a node that has not joined, and return its handle."""
-    handle, _ = _call_for_handle("tailnet_node_new", config)
-    return handle
+    handle = _library.open().ffi.new("tailnet_handle *")
+    _call("tailnet_node_new", config, handle)
+    return int(handle[0])
 
 
 def node_up(node: int, args: Mapping[str, Any]) -> Document | Fd:
@@ -200,9 +201,16 @@ def node_close(node: int, timeout: float) -> Document | Fd:
     return _call("tailnet_node_close", node, max(0, min(int(timeout * 1000), (1 << 31) - 1)))
 
 
-def listen(node: int, args: Mapping[str, Any]) -> Document | Fd:
-    """Start to listen."""
-    return _call("tailnet_listen", node, args)
+def listen(node: int, args: Mapping[str, Any], keep: Callable[[int], None]) -> Document | Fd:
+    """Start to listen; `keep` is given the listener's handle, which is valid already."""
+    handle = _library.open().ffi.new("tailnet_handle *")
+    try:
+        answer = _call("tailnet_listen", node, args, handle)
+        keep(int(handle[0]))
+        return answer
+    except BaseException:  # an interrupt, where nobody else knows the handle
+        listener_close(int(handle[0]))
+        raise
 
 
 def listener_close(listener: int) -> None:
@@ -210,9 +218,9 @@ def listener_close(listener: int) -> None:
     _library.open().lib.tailnet_listener_close(listener)
 
 
-def dial(node: int, args: Mapping[str, Any]) -> Document | Fd:
-    """Start to connect."""
-    return _call("tailnet_dial", node, args)
+def dial(node: int, args: Mapping[str, Any], fd: int) -> Document | Fd:
+    """Start to connect one end of a socket pair."""
+    return _call("tailnet_dial", node, args, fd)
 
 
 def connection_was_reset(connection: int) -> bool:
@@ -240,7 +248,9 @@ def watch(node: int) -> Fd:
 
 def testcontrol_start(config: Mapping[str, Any]) -> tuple[int, Document | Fd]:
     """Start an offline control server in this process; for tailnet.testing."""
-    return _call_for_handle("tailnet_testcontrol_start", config)
+    handle = _library.open().ffi.new("tailnet_handle *")
+    answer = _call("tailnet_testcontrol_start", config, handle)
+    return int(handle[0]), answer
 
 
 def testcontrol_do(control: int, args: Mapping[str, Any]) -> Document | Fd:

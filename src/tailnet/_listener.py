@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import logging
 import os
 import secrets
 import shutil
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from ._wait import Steps
 
 __all__ = ["TailnetListener"]
+
+log = logging.getLogger("tailnet")
 
 # sun_path holds 108 bytes on Linux, 104 on macOS; the library adds nothing to the path.
 _LONGEST_PATH = 100
@@ -62,12 +65,12 @@ def listen(
             _lib.listen(
                 node.handle(),
                 {"address": address, "path": listening.path, "backlog": backlog},
+                listening.keep,
             ),
             deadline,
             f"node {node.name!r} to listen on {address}",
-            undo=lambda document: _lib.listener_close(document["listener"]),
         )
-        listening.begin(**answer.document)
+        listening.begin(**answer)
         return TailnetListener(os.dup(listening.socket.fileno()), listening)
     except BaseException:
         listening.end()
@@ -104,9 +107,13 @@ class Listening:
             self.end()
             raise
 
-    def begin(self, *, listener: int, ip: str, port: int) -> None:
-        """Take over what the library answered."""
-        self._handle, self.ip, self.port = listener, ip, port
+    def keep(self, handle: int) -> None:
+        """Own the library's listener."""
+        self._handle = handle
+
+    def begin(self, *, ip: str, port: int) -> None:
+        """Take in what the library answered."""
+        self.ip, self.port = ip, port
         self.node.listening.add(self)
 
     def own_address(self, peer: str | None = None) -> Address:
@@ -157,13 +164,19 @@ class Listening:
         # By connections that say what they are: everybody else takes them for callers who hung up
         # at once. A shutdown would end accept(2) for good, but leave the socket "ready" in poll(2)
         # for ever, and a server that polls would spin. How many wait is not known: fill the queue.
-        with contextlib.suppress(OSError):
+        try:
             for _ in range(_MOST_KNOCKS):
                 with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knock:
                     if sys.platform == "linux":
                         knock.bind(b"\0" + secrets.token_hex(8).encode() + _CLOSED)
                     knock.setblocking(False)
                     knock.connect(self.path)
+        except BlockingIOError:
+            pass  # it is full: nobody waits
+        except OSError as e:  # no descriptor to knock with, or the path is gone: so by force
+            log.info("a listener ends by a shutdown, because: %s", e)
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
 
 
 _numbers = itertools.count()
@@ -177,7 +190,9 @@ class TailnetListener(TcpLike):
     parent's node feeds it.
 
     Closing the last of a listener and its views (`dup`, `as_inet`) gives the port back; so does
-    closing the node. Whoever sits in accept() then gets a ConnectionAbortedError.
+    closing the node. A thread that sits in accept() then gets a ConnectionAbortedError; so does a
+    task, when the node is closed. (A task that waits on a descriptor which somebody closes hears
+    nothing, in asyncio: cancel it first.)
     """
 
     __slots__ = ("_listening", "_release")
@@ -205,8 +220,9 @@ class TailnetListener(TcpLike):
                 self.setblocking(False)  # take what says so, and wait for nothing any more
             try:
                 fd, name = cast("_Accept", super())._accept()
-            except BlockingIOError:
-                if not listening.ended:
+            except OSError as e:
+                over = isinstance(e, BlockingIOError) if listening.ended else False
+                if not over and e.errno != errno.EINVAL:  # EINVAL: after a shutdown
                     raise
                 break
             if listening.ends_with(name):
@@ -237,8 +253,9 @@ class TailnetListener(TcpLike):
     def as_inet(self) -> TailnetListener:
         """Return a view of this listener whose `family`, and its connections', is that of TCP.
 
-        For servers that hide the peer of a unix socket (hypercorn, waitress). Not for event loops
-        in C such as uvloop, which then treat the descriptor as one of TCP and fail.
+        For servers that hide the peer of a unix socket (hypercorn, waitress). Not for what works
+        on the descriptor in C: uvloop treats it as one of TCP and fails, and an SSLSocket of it has
+        no readable address.
         """
         return self._view(inet=True)
 

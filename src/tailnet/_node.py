@@ -20,6 +20,8 @@ import contextlib
 import functools
 import ipaddress
 import logging
+import os
+import socket
 import threading
 import time
 import warnings
@@ -93,6 +95,8 @@ class LocalNode:
     def up(self, timeout: float | None, on_login: OnLogin | None) -> Steps[None]:
         """Join, with retries."""
         deadline = _ops.deadline_of(timeout)
+        if on_login is not None and not callable(on_login):
+            raise TailnetConfigError(f"on_login: want a function of the URL, and not {on_login!r}")
         args = {"wait_for_person": on_login is not None, "known_url": ""}
         policy = self.config.retry
         cause: TailnetConnectError | None = None
@@ -123,10 +127,10 @@ class LocalNode:
             log.warning(
                 "[%s] %s; retry %d of %d in %.1f s", self.name, cause, retry, policy.retries, delay
             )
-            try:
-                yield from _ops.sleep(delay, deadline, f"{cause} (retry {retry})")
-            except TailnetTimeout as e:
-                raise e from cause
+            if not (yield from _ops.sleep(delay, deadline)):
+                raise TailnetTimeout(
+                    f"timed out before retry {retry} of {policy.retries}; the last attempt: {cause}"
+                ) from cause
 
     def _attempt(self, args: dict[str, Any], deadline: float | None) -> Steps[None]:
         if self.joined and not self.closed:
@@ -136,9 +140,8 @@ class LocalNode:
         answer = yield from _ops.reply(
             _lib.node_up(handle, args), deadline, f"node {self.name!r} to join the tailnet"
         )
-        identity = answer.document
-        self.hostname, self.fqdn = identity["hostname"], identity["fqdn"]
-        self.ips = tuple(ipaddress.ip_address(ip) for ip in identity["ips"])
+        self.hostname, self.fqdn = answer["hostname"], answer["fqdn"]
+        self.ips = tuple(ipaddress.ip_address(ip) for ip in answer["ips"])
         self.joined = True
         self._document["auth_key"] = self._document["client_secret"] = ""  # needed no more
 
@@ -185,7 +188,7 @@ class LocalNode:
         except TailnetTimeout as e:  # it goes on by itself; the handle is gone
             log.warning("[%s] %s", self.name, e)
         else:
-            if answer.document is not None and not answer.document["drained"]:
+            if answer is not None and not answer["drained"]:
                 log.warning(
                     "[%s] connections were cut off after %.1f s of closing", self.name, timeout
                 )
@@ -201,13 +204,15 @@ class LocalNode:
     def _leave(self, timeout: float) -> Fd | None:
         handle, self._handle = self._handle, 0
         _live.discard(self)
-        leaving = _lib.node_close(handle, timeout)
-        # After the call, which refuses new connections: wake every accept, also in children.
-        for listening in list(self.listening):
-            listening.end()
-        for listener in list(self.pinned):
-            listener.close()
-        _logs.reader.release()
+        try:
+            leaving = _lib.node_close(handle, timeout)
+        finally:
+            # After the call, which refuses new connections: wake every accept, also in children.
+            for listening in list(self.listening):
+                listening.end()
+            for listener in list(self.pinned):
+                listener.close()
+            _logs.reader.release()
         return leaving if isinstance(leaving, Fd) else None
 
     def is_ours(self) -> bool:
@@ -238,21 +243,27 @@ class LocalNode:
     ) -> Steps[TailnetSocket]:
         """Connect; `leave_timeout` is the new socket's own."""
         text = address_text(address)
-        answer = yield from _ops.reply(
-            _lib.dial(self.handle(), {"address": text}),
-            _ops.deadline_of(timeout),
-            f"a connection to {text}",
-        )
-        assert answer.fd is not None  # noqa: S101 - the contract of tailnet_dial
+        handle, deadline = self.handle(), _ops.deadline_of(timeout)
+        # Ours from before the call on, so that no interrupt can come between the making of the
+        # connection and our knowing of it: whatever happens, closing our end ends it.
+        ours, theirs = socket.socketpair()
         connection = TailnetSocket(
-            answer.fd,
-            own=parse_address(answer.document["local"]),
-            peer=parse_address(answer.document["remote"]),
-            connection=answer.document["connection"],
-            keeps=self,
+            ours.detach(), own=("", 0), peer=("", 0), connection=0, keeps=self
         )
-        connection.settimeout(leave_timeout)
-        return connection
+        try:
+            with theirs:
+                dialing = _lib.dial(handle, {"address": text}, theirs.fileno())
+            answer = yield from _ops.reply(dialing, deadline, f"a connection to {text}")
+            connection._begin(
+                own=parse_address(answer["local"]),
+                peer=parse_address(answer["remote"]),
+                connection=answer["connection"],
+            )
+            connection.settimeout(leave_timeout)
+            return connection
+        except BaseException:
+            connection.close()
+            raise
 
     def whois(self, target: Any, timeout: float | None) -> Steps[WhoIs]:
         """Say who has an address."""
@@ -261,14 +272,14 @@ class LocalNode:
             _ops.deadline_of(timeout),
             "who has that address",
         )
-        return parse_whois(answer.document)
+        return parse_whois(answer)
 
     def status(self, timeout: float | None) -> Steps[Status]:
         """Say how the node and its peers are."""
         answer = yield from _ops.reply(
             _lib.status(self.handle()), _ops.deadline_of(timeout), "the status"
         )
-        return parse_status(answer.document)
+        return parse_status(answer)
 
     def watch(self) -> _ops.Lines:
         """Open the stream of events."""
@@ -303,7 +314,9 @@ def target_text(target: Any) -> str:
     Raises:
         TailnetConfigError: it has none.
     """
-    if hasattr(target, "getpeername"):
+    if isinstance(target, socket.socket):
+        target = _peer_of(target)
+    elif hasattr(target, "getpeername"):
         target = target.getpeername()
     elif hasattr(target, "get_extra_info"):  # an asyncio transport or StreamWriter
         target = target.get_extra_info("peername")
@@ -314,6 +327,20 @@ def target_text(target: Any) -> str:
     if isinstance(target, (str, tuple, list)):
         return address_text(target)
     raise TailnetConfigError(f"whois: {target!r} is no address of the tailnet, and no connection")
+
+
+def _peer_of(connection: socket.socket) -> object:
+    """Return a connection's peer, as its class or else the kernel names it."""
+    try:
+        if isinstance(connection, TailnetSocket):
+            return connection.getpeername()
+        # Not by its own getpeername: that of an SSLSocket made from an as_inet() view reads the
+        # kernel's answer as an address of TCP, which it is not.
+        with socket.socket(socket.AF_UNIX, fileno=os.dup(connection.fileno())) as plain:
+            return plain.getpeername()
+    except OSError as e:
+        problem = f"whois: {connection!r} is not connected: {e.strerror}"
+    raise TailnetConfigError(problem)
 
 
 def _closed(node: LocalNode) -> TailnetClosed:

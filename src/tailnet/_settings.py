@@ -27,7 +27,9 @@ class Settings(BaseModel):
         frozen=True, extra="forbid", hide_input_in_errors=True, str_strip_whitespace=True
     )
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, *nothing: Any, **fields: Any) -> None:
+        if nothing:
+            raise TailnetConfigError(f"{type(self).__name__} takes fields by name only")
         _checked(type(self), lambda: super(Settings, self).__init__(**fields))
 
     @classmethod

@@ -128,7 +128,8 @@ class TailnetSocket(TcpLike):
       listener.
     - A connection that the peer or the network aborted raises ConnectionResetError from `recv`.
       Code that reads the descriptor in C (an SSLSocket, uvloop) sees a plain end instead.
-    - Closing it never waits: what was written goes on to the peer, while the node is up.
+    - Closing it never waits: what was written goes on to the peer, while the node is up. It ends
+      in order, whatever SO_LINGER says.
     """
 
     __slots__ = ("_connection", "_keeps", "_peer")
@@ -147,6 +148,10 @@ class TailnetSocket(TcpLike):
         self._peer = peer
         self._connection = connection
         self._keeps = keeps  # the node: as long as this is held, it is not taken for forgotten
+
+    def _begin(self, *, own: Address, peer: Address, connection: int) -> None:
+        """Be that connection: a dial makes the socket before it knows."""
+        self._own, self._peer, self._connection = own, peer, connection
 
     def __repr__(self) -> str:
         state = "closed" if self.fileno() < 0 else f"fd={self.fileno()}"

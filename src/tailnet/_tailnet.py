@@ -42,6 +42,10 @@ class TailnetBase:
     def __init__(self, config: TailnetConfig | None = None, /, **fields: Any) -> None:
         if config is None:
             config = TailnetConfig(**fields)
+        elif not isinstance(config, TailnetConfig):
+            raise TypeError(
+                f"want a TailnetConfig, or fields by name (hostname='api'), and not {config!r}"
+            )
         elif fields:
             config = config.model_copy(update=fields)
         self._node = LocalNode(config)
@@ -173,7 +177,9 @@ class TailnetHandle(HandleBase):
             TailnetConfigError: the address makes no sense.
             TailnetClosed: the node was closed.
 
-        After a failure or an interrupt nothing is left of it.
+        After a failure or an interrupt nothing is left of it. For TLS wrap each accepted
+        connection: a wrapped listener shows no peer, and its port is given back by closing the
+        TailnetListener.
         """
         return wait(self._node.listen(address, backlog, timeout))
 
@@ -209,7 +215,8 @@ class TailnetHandle(HandleBase):
         """Connect as `socket.create_connection` does; the socket keeps the timeout.
 
         `source_address` and `all_errors` are there for callers that pass them; a node has one
-        address of each family, and a name one address.
+        address of each family, and a name one address. A timeout of 0 has passed at once: a
+        connection is not begun in the background.
 
         Raises: as dial().
         """
@@ -227,7 +234,7 @@ class TailnetHandle(HandleBase):
 
         Raises:
             TailnetPeerNotFound: nobody on the tailnet has that address.
-            TailnetConfigError: `target` has no address.
+            TailnetConfigError: `target` has no address, or is not connected.
             TailnetTimeout: `timeout` passed.
             TailnetClosed: the node was closed.
         """
@@ -291,7 +298,8 @@ class Watch(Iterator[Event]):
 
         Raises:
             TailnetTimeout: `timeout` (seconds) passed. Nothing is lost; ask again.
-            StopIteration: the node was closed, or close() called.
+            StopIteration: the node was closed, or close() called. (In a generator, catch it:
+                Python makes it a RuntimeError there.)
         """
         line = wait(self._lines.next(_ops.deadline_of(timeout), WATCHING))
         if line is None:
@@ -315,6 +323,9 @@ class Watch(Iterator[Event]):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._lines!r}>"
 
     def __del__(self) -> None:
         if hasattr(self, "_lines"):

@@ -156,6 +156,9 @@ class AsyncWatch(AsyncIterator[Event]):
     ) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._lines!r}>"
+
     def __del__(self) -> None:
         if hasattr(self, "_lines"):
             self.close()

@@ -21,6 +21,7 @@ import hashlib
 import ipaddress
 import json
 import os
+import pwd
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -240,7 +241,7 @@ class TailnetConfig(Settings):
         Raises:
             TailnetConfigError: the file cannot be read, or holds what cannot be used.
         """
-        path = Path(path)
+        path = Path(path).absolute()  # what it names is there, wherever the program then goes
         problem = ""
         document: Any = None
         try:
@@ -352,7 +353,9 @@ class TailnetConfig(Settings):
             return str(self.state_dir.absolute())
         if self.ephemeral:
             return ""
-        base = environ.get("XDG_STATE_HOME") or _home(environ) + "/.local/state"
+        base = environ.get("XDG_STATE_HOME", "")
+        if not os.path.isabs(base):  # noqa: PTH117 - relative ones are ignored: XDG Base Directory
+            base = _home(environ) + "/.local/state"
         control = self.resolved_control_url(environ)
         digest = hashlib.sha256(control.encode()).hexdigest()[:8]
         return str(Path(base, "tailnet", f"{self.hostname}-{digest}").absolute())
@@ -426,11 +429,12 @@ def _is_table(value: Any) -> TypeGuard[dict[str, Any]]:
 
 
 def _home(environ: Mapping[str, str]) -> str:
-    if home := environ.get("HOME"):
+    home = environ.get("HOME", "")
+    if os.path.isabs(home):  # noqa: PTH117 - strings throughout
         return home
     try:
-        return str(Path("~").expanduser())
-    except RuntimeError:  # in a container, a user without an entry in passwd
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:  # in a container, a user without an entry in passwd
         problem = "state_dir: there is no home directory for it; set it, or XDG_STATE_HOME, or HOME"
     raise TailnetConfigError(problem)
 

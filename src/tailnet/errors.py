@@ -13,6 +13,7 @@
     │   ├── TailnetUnreachable                            not on the tailnet, or no route
     │   └── TailnetNameError          (socket.gaierror)   the name is not known on the tailnet
     ├── TailnetListenError            (OSError)           the port or address cannot be had
+    ├── TailnetResourceError          (OSError)           no more descriptors, memory or disk
     ├── TailnetPeerNotFound           (LookupError)       whois: nobody has that address
     ├── TailnetStateLocked                                the state directory is held by another
     ├── TailnetUnsupported                                this backend, platform or tailnet cannot
@@ -50,6 +51,7 @@ __all__ = [
     "TailnetNotRunning",
     "TailnetPeerNotFound",
     "TailnetRefused",
+    "TailnetResourceError",
     "TailnetStateLocked",
     "TailnetTimeout",
     "TailnetUnreachable",
@@ -84,6 +86,7 @@ class Code(enum.IntEnum):
     CLOSED = 7020
     NOT_FOUND = 7021
     RESET = 7022
+    RESOURCE = 7023
 
 
 class TailnetError(Exception):
@@ -226,6 +229,16 @@ class TailnetListenError(_SystemError):
     default_errno = errno.EADDRINUSE
 
 
+class TailnetResourceError(_SystemError):
+    """This machine has run out of something; `errno` says of what (EMFILE, ENOSPC, ...).
+
+    The same call succeeds once there is room again.
+    """
+
+    code = Code.RESOURCE
+    default_errno = errno.EMFILE
+
+
 class TailnetPeerNotFound(TailnetError, LookupError):
     """Nobody on the tailnet has the address that was asked for."""
 
@@ -285,6 +298,7 @@ CLASSES: Mapping[Code, type[TailnetError]] = {
     Code.CLOSED: TailnetClosed,
     Code.NOT_FOUND: TailnetPeerNotFound,
     Code.RESET: TailnetDialError,
+    Code.RESOURCE: TailnetResourceError,
 }
 
 

@@ -350,6 +350,7 @@ def control(server: ControlServer) -> None:
         assert_type(entered, ControlServer)
     assert_type(server.start(), ControlServer)
     assert_type(server.url, str)
+    assert_type(server.untrusted_url, str)
     assert_type(server.domain, str)
     assert_type(server.auth_key, str)
     assert_type(server.pid, int)

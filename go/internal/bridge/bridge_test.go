@@ -72,11 +72,40 @@ func dialed(t *testing.T, s *Conns) (python *net.UnixConn, peer *net.TCPConn, id
 	t.Helper()
 	far, peer := tcpPair(t)
 	id = NewID()
-	fd, err := s.Dialed(id, Kernel(far), peerAddr)
+	python, end := pythonsPair(t)
+	if err := s.Dialed(id, Kernel(far), peerAddr, end); err != nil {
+		t.Fatal(err)
+	}
+	return python, peer, id
+}
+
+// pythonsPair makes a socket pair as Python does, and gives one end away.
+func pythonsPair(t *testing.T) (*net.UnixConn, End) {
+	t.Helper()
+	fds, err := socketpair()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return unixConn(t, fd), peer, id
+	end, err := TakeEnd(fds[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(fds[1])
+	return unixConn(t, fds[0]), end
+}
+
+func TestOnlyAStreamSocketIsTaken(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	for _, fd := range []int{-1, 1 << 20, int(r.Fd())} {
+		if _, err := TakeEnd(fd); !fault.Is(err, fault.Argument) {
+			t.Errorf("fd %d: %v", fd, err)
+		}
+	}
 }
 
 func random(n int) []byte {
@@ -169,7 +198,8 @@ func TestDrainDeliversAndEnds(t *testing.T) {
 		}
 	}
 	far, _ := tcpPair(t)
-	if _, err := s.Dialed(NewID(), Kernel(far), peerAddr); !fault.Is(err, fault.Closed) {
+	_, end := pythonsPair(t)
+	if err := s.Dialed(NewID(), Kernel(far), peerAddr, end); !fault.Is(err, fault.Closed) {
 		t.Errorf("a connection after Drain: %v", err)
 	}
 }
@@ -256,38 +286,25 @@ func TestHandOverNamesThePeerAndRefusesWhenFull(t *testing.T) {
 	}
 }
 
-func TestReplyCarriesADocumentOfAnySizeAndADescriptor(t *testing.T) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
-	dup, _ := unix.Dup(int(r.Fd()))
-	r.Close()
+func TestReplyCarriesADocumentOfAnySize(t *testing.T) {
 	big := strings.Repeat("x", 1<<20)
-	fd, err := Reply(func(context.Context) (Result, error) { return Result{Document: big, FD: dup}, nil })
+	fd, err := Reply(func(context.Context) (any, error) { return big, nil })
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := unixConn(t, fd)
-	buf, oob := make([]byte, 4096), make([]byte, 64)
-	n, oobn, _, _, err := c.ReadMsgUnix(buf, oob)
-	if err != nil || oobn == 0 {
-		t.Fatalf("no descriptor on the first byte: %v", err)
-	}
-	rest, _ := io.ReadAll(c)
+	b, _ := io.ReadAll(unixConn(t, fd))
 	var doc struct{ OK string }
-	if err := json.Unmarshal(append(buf[:n:n], rest...), &doc); err != nil || doc.OK != big {
+	if err := json.Unmarshal(b, &doc); err != nil || doc.OK != big {
 		t.Errorf("the document is not whole: %v", err)
 	}
 }
 
 func TestClosingAReplyCancelsItsOperation(t *testing.T) {
 	cancelled := make(chan struct{})
-	fd, err := Reply(func(ctx context.Context) (Result, error) {
+	fd, err := Reply(func(ctx context.Context) (any, error) {
 		<-ctx.Done()
 		close(cancelled)
-		return Result{FD: -1}, ctx.Err()
+		return nil, ctx.Err()
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -298,7 +315,7 @@ func TestClosingAReplyCancelsItsOperation(t *testing.T) {
 }
 
 func TestPanicBecomesAnInternalError(t *testing.T) {
-	fd, err := Reply(func(context.Context) (Result, error) { panic("boom") })
+	fd, err := Reply(func(context.Context) (any, error) { panic("boom") })
 	if err != nil {
 		t.Fatal(err)
 	}

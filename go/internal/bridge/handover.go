@@ -12,20 +12,35 @@ import (
 	"tailnet/internal/fault"
 )
 
-// Dialed hands a dialed connection over: it returns Python's end of a socket pair
-// whose other end is named after the peer, as an accepted one is.
-func (s *Conns) Dialed(id uint64, far Far, peer netip.AddrPort) (fd int, err error) {
-	near, fd, err := newPair()
+// An End is our end of a socket pair whose other end Python keeps.
+type End struct{ *near }
+
+// TakeEnd duplicates fd. Python has the other end from before the dial on, so that
+// no interrupt can come between its making and Python's knowing of it.
+func TakeEnd(fd int) (End, error) {
+	if t, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); err != nil || t != unix.SOCK_STREAM {
+		return End{}, fault.New(fault.Argument, "fd %d is no stream socket", fd)
+	}
+	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		far.Abort()
-		return -1, fault.New(fault.Internal, "no socket pair for a connection: %v", err)
+		return End{}, fault.For(fault.Argument, err, "cannot duplicate fd %d", fd)
 	}
-	near.raw.Control(func(fd uintptr) { bindName(int(fd), newNonce(), id, peer) }) // nameless is fine
-	if !s.start(id, far, near) {
-		unix.Close(fd)
-		return -1, fault.New(fault.Closed, "the node was closed while dialing %v", peer)
+	unix.SetNonblock(dup, true)
+	n, err := newNear(dup)
+	if err != nil {
+		return End{}, fault.For(fault.Argument, err, "cannot use fd %d", fd)
 	}
-	return fd, nil
+	return End{n}, nil
+}
+
+// Dialed joins a dialed connection to Python's socket pair. Our end is named after
+// the peer, as that of an accepted one is.
+func (s *Conns) Dialed(id uint64, far Far, peer netip.AddrPort, end End) error {
+	end.raw.Control(func(fd uintptr) { bindName(int(fd), newNonce(), id, peer) }) // nameless is fine
+	if !s.start(id, far, end.near) {
+		return fault.New(fault.Closed, "the node was closed while dialing %v", peer)
+	}
+	return nil
 }
 
 // An Acceptor hands connections to the listening unix socket at a path.

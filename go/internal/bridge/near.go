@@ -79,16 +79,11 @@ func (n *near) chunk() (*[]byte, int, error) {
 
 // Write sends all of b. MSG_NOSIGNAL, because a program that sets SIGPIPE to its
 // default after loading us would otherwise die here (facts-go-in-python, section 2).
-func (n *near) Write(b []byte) (int, error) {
-	return n.send(b, nil)
-}
-
-// send writes all of b; oob rides on the first byte.
-func (n *near) send(b, oob []byte) (done int, err error) {
+func (n *near) Write(b []byte) (done int, err error) {
 	waitErr := n.raw.Write(func(fd uintptr) bool {
 		for done < len(b) {
 			var k int
-			k, err = retry(func() (int, error) { return unix.SendmsgN(int(fd), b[done:], oob, nil, unix.MSG_NOSIGNAL) })
+			k, err = retry(func() (int, error) { return unix.SendmsgN(int(fd), b[done:], nil, nil, unix.MSG_NOSIGNAL) })
 			if err == unix.EAGAIN {
 				err = nil
 				return false
@@ -96,7 +91,7 @@ func (n *near) send(b, oob []byte) (done int, err error) {
 			if err != nil {
 				return true
 			}
-			done, oob = done+k, nil
+			done += k
 		}
 		return true
 	})

@@ -9,19 +9,12 @@ import (
 	"tailnet/internal/fault"
 )
 
-// A Result is what an operation answers: a document, and with FD >= 0 a descriptor
-// that belongs to it. Reply closes FD once it is sent or nobody wants it.
-type Result struct {
-	Document any
-	FD       int
-}
-
 // Reply runs op and returns at once the fd on which its document will arrive. The
 // operation's context ends when Python shuts that fd down or closes it.
-func Reply(op func(context.Context) (Result, error)) (int, error) {
+func Reply(op func(context.Context) (any, error)) (int, error) {
 	end, fd, err := newPair()
 	if err != nil {
-		return -1, fault.New(fault.Internal, "no socket pair for a reply: %v", err)
+		return -1, fault.For(fault.Internal, err, "no socket pair for a reply")
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	Go(func() { // Python sends nothing here: all it can do is go
@@ -34,30 +27,24 @@ func Reply(op func(context.Context) (Result, error)) (int, error) {
 	Go(func() {
 		defer end.Close()
 		defer cancel()
-		res, err := safely(ctx, op)
-		if res.FD >= 0 {
-			defer unix.Close(res.FD)
-		}
-		var oob []byte
-		doc := map[string]any{"ok": res.Document}
+		document, err := safely(ctx, op)
+		doc := map[string]any{"ok": document}
 		if err != nil {
 			doc = map[string]any{"error": fault.Of(err)}
-		} else if res.FD >= 0 {
-			oob = unix.UnixRights(res.FD)
 		}
 		b, err := json.Marshal(doc)
 		if err != nil {
 			b, _ = json.Marshal(map[string]any{"error": fault.New(fault.Internal, "encoding a reply: %v", err)})
 		}
-		end.send(b, oob) // fails when Python has gone, and then nobody wants to know
+		end.Write(b) // fails when Python has gone, and then nobody wants to know
 	})
 	return fd, nil
 }
 
-func safely(ctx context.Context, op func(context.Context) (Result, error)) (res Result, err error) {
+func safely(ctx context.Context, op func(context.Context) (any, error)) (document any, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			res, err = Result{FD: -1}, Recovered(r)
+			document, err = nil, Recovered(r)
 		}
 	}()
 	return op(ctx)
@@ -81,7 +68,7 @@ type Stream struct {
 func NewStream(feed func(*Stream)) (int, error) {
 	end, fd, err := newPair()
 	if err != nil {
-		return -1, fault.New(fault.Internal, "no socket pair for a stream: %v", err)
+		return -1, fault.For(fault.Internal, err, "no socket pair for a stream")
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Stream{queue: make(chan []byte, streamQueue), ctx: ctx}

@@ -5,6 +5,7 @@ package fault
 import (
 	"errors"
 	"fmt"
+	"syscall"
 )
 
 // Code is a return code of tailnet.h.
@@ -35,6 +36,7 @@ const (
 	Closed              Code = 7020
 	NotFound            Code = 7021
 	Reset               Code = 7022
+	Resource            Code = 7023
 )
 
 // Error is the "error" document of tailnet.h.
@@ -43,7 +45,7 @@ type Error struct {
 	Message    string  `json:"message"`
 	URL        string  `json:"url,omitempty"`         // LoginRequired: where the person must go
 	RetryAfter float64 `json:"retry_after,omitempty"` // Connect: seconds the control server asked for
-	Errno      int     `json:"errno,omitempty"`       // Dial: the errno of the nearest system error
+	Errno      int     `json:"errno,omitempty"`       // Dial, Resource: the errno of the nearest system error
 }
 
 func (e *Error) Error() string { return e.Message }
@@ -61,6 +63,20 @@ func Of(err error) *Error {
 		return e
 	}
 	return New(Internal, "unexpected error: %v", err)
+}
+
+// For returns an error about err: Resource where this machine has run out of
+// something, and code for any other reason.
+func For(code Code, err error, format string, args ...any) *Error {
+	e := New(code, "%s: %v", fmt.Sprintf(format, args...), err)
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		switch errno {
+		case syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ENOSPC, syscall.EDQUOT:
+			e.Code, e.Errno = Resource, int(errno)
+		}
+	}
+	return e
 }
 
 // Is reports whether err carries the code.

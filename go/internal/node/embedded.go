@@ -30,7 +30,8 @@ type embedded struct {
 	log *logger
 
 	mu     sync.Mutex
-	server *server // nil before up; a pending one while a person must act
+	server *server       // nil before up; a pending one while a person must act
+	ending chan struct{} // closed when the server before has given the state directory back; or nil
 	ports  ports
 	cache  cache
 }
@@ -59,6 +60,13 @@ const timeWait = time.Second
 
 // start makes a server that tries to log in. It holds the state directory.
 func (e *embedded) start(ctx context.Context) (_ *server, err error) {
+	if e.ending != nil {
+		select {
+		case <-e.ending:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	s := &server{}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	defer func() {
@@ -80,7 +88,7 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 	}
 	if e.cfg.StateDir == "" {
 		if s.scratch, err = os.MkdirTemp("", "tailnet-"); err != nil {
-			return nil, fault.New(fault.Config, "state_dir: no temporary directory for an ephemeral node: %v", err)
+			return nil, fault.For(fault.Config, err, "no temporary directory for ephemeral node %q", e.cfg.Hostname)
 		}
 		s.ts.Dir = s.scratch
 		if s.ts.Store, err = mem.New(e.log.at("debug"), ""); err != nil {
@@ -96,7 +104,10 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 	case <-ctx.Done():
 		// Start cannot be cancelled and must not race Close: clean up when it is through.
 		abandoned := *s
+		ending := make(chan struct{})
+		e.ending = ending
 		bridge.Go(func() {
+			defer close(ending)
 			<-started
 			abandoned.stop()
 		})
@@ -127,11 +138,11 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 // a Start that fails on it leaks the engine it has built.
 func lockState(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fault.New(fault.Config, "state_dir: cannot create %s: %v", dir, err)
+		return nil, fault.For(fault.Config, err, "state_dir: cannot create %s", dir)
 	}
 	lock, err := os.OpenFile(filepath.Join(dir, "tailnet.lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fault.New(fault.Config, "state_dir: cannot write to %s: %v", dir, err)
+		return nil, fault.For(fault.Config, err, "state_dir: cannot write to %s", dir)
 	}
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		lock.Close()
@@ -139,7 +150,7 @@ func lockState(dir string) (*os.File, error) {
 			return nil, fault.New(fault.StateLocked, "state directory %s is held by another node, in this or another process; "+
 				"close that one, or give this one a hostname or state_dir of its own", dir)
 		}
-		return nil, fault.New(fault.Config, "state_dir: cannot lock %s: %v", dir, err)
+		return nil, fault.For(fault.Config, err, "state_dir: cannot lock %s", dir)
 	}
 	state := filepath.Join(dir, "tailscaled.state")
 	if b, err := os.ReadFile(state); err == nil && len(b) > 0 && !json.Valid(b) {
@@ -215,6 +226,12 @@ func (e *embedded) close() {
 	e.mu.Unlock()
 	if s != nil {
 		s.stop()
+	}
+	if e.ending != nil {
+		select {
+		case <-e.ending:
+		case <-time.After(stopLimit):
+		}
 	}
 }
 

@@ -115,7 +115,7 @@ func (n *Node) Up(ctx context.Context, args UpArgs) (*Identity, error) {
 func (n *Node) Close(limit time.Duration) bool {
 	n.mu.Lock()
 	for l := range n.listeners {
-		l.close()
+		l.closeLocked()
 	}
 	n.mu.Unlock()
 	drained := n.conns.Drain(limit)
@@ -129,55 +129,68 @@ func (n *Node) Close(limit time.Duration) bool {
 // A Listener is what a tailnet_handle of a listener stands for.
 type Listener struct {
 	node *Node
-	IP   string `json:"ip"` // "" is every address of the node
-	Port uint16 `json:"port"`
+	IP   string // "" is every address of the node
+	Port uint16
 
-	acceptor *bridge.Acceptor
-	stop     func()
-	once     sync.Once
+	mu     sync.Mutex // after the node's
+	closed bool
+	end    func() // what Close does, once it has begun
 }
 
-// Listen makes connections to address arrive at the unix socket at path.
-func (n *Node) Listen(ctx context.Context, address, path string, backlog int) (*Listener, error) {
+// NewListener makes a listener that has not begun; it may be closed already.
+func (n *Node) NewListener() *Listener { return &Listener{node: n, end: func() {}} }
+
+// Begin makes connections to address arrive at the unix socket at path.
+func (l *Listener) Begin(ctx context.Context, address, path string, backlog int) error {
+	n := l.node
 	addr, err := ParseAddress(address)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	ctx, done := n.within(ctx)
 	defer done()
 	acceptor, err := bridge.NewAcceptor(&n.conns, path, backlog)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	port, stop, err := n.backend.listen(ctx, addr, acceptor)
 	if err != nil {
 		acceptor.Close()
-		return nil, n.closedOr(err)
+		return n.closedOr(err)
 	}
-	l := &Listener{node: n, IP: addr.Host, Port: port, acceptor: acceptor, stop: stop}
+	end := func() {
+		stop()
+		acceptor.Close()
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.ctx.Err() != nil {
-		l.close()
-		return nil, fault.New(fault.Closed, "the node was closed")
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed || n.ctx.Err() != nil {
+		end()
+		return fault.New(fault.Closed, "the listener or its node was closed")
 	}
+	l.IP, l.Port, l.end = addr.Host, port, end
 	n.listeners[l] = struct{}{}
-	return l, nil
+	return nil
 }
 
-// Close refuses new connections.
+// Close refuses new connections. It may be called twice, and before Begin.
 func (l *Listener) Close() {
-	l.close()
 	l.node.mu.Lock()
 	defer l.node.mu.Unlock()
+	l.closeLocked()
 	delete(l.node.listeners, l)
 }
 
-func (l *Listener) close() {
-	l.once.Do(func() {
-		l.stop()
-		l.acceptor.Close()
-	})
+// closeLocked is Close for who holds the node's lock.
+func (l *Listener) closeLocked() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed {
+		l.closed = true
+		l.end()
+	}
 }
 
 // Dialed is the reply of tailnet_dial.
@@ -187,24 +200,32 @@ type Dialed struct {
 	Remote     netip.AddrPort `json:"remote"`
 }
 
-// Dial connects, and returns Python's end of the connection too.
-func (n *Node) Dial(ctx context.Context, address string) (*Dialed, int, error) {
+// Dial connects, and joins the connection to Python's socket pair. It takes
+// ownership of end.
+func (n *Node) Dial(ctx context.Context, address string, end bridge.End) (*Dialed, error) {
+	d, far, err := n.dial(ctx, address)
+	if err != nil {
+		end.Close()
+		return nil, err
+	}
+	return d, n.conns.Dialed(d.Connection, far, d.Remote, end)
+}
+
+func (n *Node) dial(ctx context.Context, address string) (*Dialed, bridge.Far, error) {
 	addr, err := ParseAddress(address)
 	if err != nil {
-		return nil, -1, err
+		return nil, nil, err
 	}
 	if addr.Host == "" || addr.Port == 0 {
-		return nil, -1, fault.New(fault.Config, "cannot dial %q: want host:port, such as \"api:443\"", address)
+		return nil, nil, fault.New(fault.Config, "cannot dial %q: want host:port, such as \"api:443\"", address)
 	}
 	ctx, done := n.within(ctx)
 	defer done()
 	far, local, remote, err := n.backend.dial(ctx, addr)
 	if err != nil {
-		return nil, -1, n.closedOr(err)
+		return nil, nil, n.closedOr(err)
 	}
-	d := &Dialed{bridge.NewID(), local, remote}
-	fd, err := n.conns.Dialed(d.Connection, far, remote)
-	return d, fd, err
+	return &Dialed{bridge.NewID(), local, remote}, far, nil
 }
 
 // WhoIs says who has an address. With mayWait false it answers from the cache, or nil.

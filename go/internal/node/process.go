@@ -40,8 +40,8 @@ func (p Process) fix() error {
 				now.LogUpload, p.LogUpload)
 		}
 		if !maps.Equal(now.Env, p.Env) {
-			return fault.New(fault.Config, "environment: %s changed after this process's first node; Tailscale's code reads it once",
-				strings.Join(differing(now.Env, p.Env), ", "))
+			return fault.New(fault.Config, "environment: %s changed after this process's first node, and Tailscale's code reads it once; "+
+				"set it, or start the offline tailnet, before the first node", strings.Join(differing(now.Env, p.Env), ", "))
 		}
 		return nil
 	}

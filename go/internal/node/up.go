@@ -177,5 +177,7 @@ func startError(c *Config, l *logger, err error) error {
 	if strings.Contains(text, "resolving auth key") {
 		return fault.New(fault.Auth, "the client secret was not accepted: %s", text)
 	}
-	return fault.New(fault.Config, "the node cannot start in %q: %s", c.StateDir, text)
+	f := fault.For(fault.Config, err, "node %q cannot start in %s", c.Hostname, cmp.Or(c.StateDir, "a temporary directory"))
+	f.Message = l.redact(f.Message)
+	return f
 }

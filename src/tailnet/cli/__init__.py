@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from .. import TailnetError
+from .. import TailnetError, __version__
 
 __all__ = ["main"]
 
@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments without the program's name; None takes them from the command line.
     """
     parser = argparse.ArgumentParser(prog="tailnet", description="Put a program on a tailnet.")
+    parser.add_argument("--version", action="version", version=f"tailnet {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     demo = commands.add_parser(
         "demo",

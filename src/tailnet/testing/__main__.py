@@ -19,11 +19,11 @@ from ..errors import TailnetError
 def main() -> None:
     """Serve until stdin ends."""
     handle, starting = _lib.testcontrol_start(json.loads(sys.argv[1]))
-    say({"ok": wait(_ops.reply(starting, None, "the control server")).document})
+    say({"ok": wait(_ops.reply(starting, None, "the control server"))})
     for line in sys.stdin:
         try:
             doing = _lib.testcontrol_do(handle, json.loads(line))
-            say({"ok": wait(_ops.reply(doing, None, "the control server")).document})
+            say({"ok": wait(_ops.reply(doing, None, "the control server"))})
         except TailnetError as e:
             say({"error": str(e)})
 

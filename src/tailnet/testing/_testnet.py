@@ -26,6 +26,9 @@ class Testnet:
     def __init__(self, **options: Any) -> None:
         self.control = ControlServer(**options)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.control!r}>"
+
     @property
     def url(self) -> str:
         """The control server's URL."""
