@@ -8,6 +8,7 @@ import "C"
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"runtime"
 	"runtime/debug"
 	"time"
@@ -275,7 +276,7 @@ func tailnet_testcontrol_start(config C.tailnet_str, handle *C.tailnet_handle, a
 		}
 		c, err := testcontrol.Start([]byte(text))
 		if err != nil {
-			return nil, fault.New(fault.Config, "offline control server: %v", err)
+			return nil, faultOf(fault.Config, err)
 		}
 		*handle = C.tailnet_handle(controls.Put(c))
 		return reply(func(context.Context) (any, error) { return c.Info(), nil })
@@ -296,11 +297,20 @@ func tailnet_testcontrol_do(handle C.tailnet_handle, args C.tailnet_str, answer 
 		return reply(func(ctx context.Context) (any, error) {
 			v, err := c.Do(ctx, []byte(text))
 			if err != nil {
-				return nil, fault.New(fault.Argument, "offline control server: %v", err)
+				return nil, faultOf(fault.Argument, err)
 			}
 			return v, nil
 		})
 	})
+}
+
+// faultOf gives an error of the offline control server a code, unless it has one.
+func faultOf(code fault.Code, err error) error {
+	var f *fault.Error
+	if errors.As(err, &f) {
+		return f
+	}
+	return fault.For(code, err, "offline control server")
 }
 
 // later is the answer of a call whose document comes on a descriptor.

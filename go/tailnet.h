@@ -113,8 +113,8 @@ extern int32_t tailnet_listener_close(tailnet_handle listener);
 
 /* PENDING, reply {"connection", "local", "remote"}. `args` is {"address": "host:port"}; the host is
  * an IP address or a name of the tailnet. `fd` is one end of a unix stream socket pair, of which a
- * duplicate is taken: the caller keeps the other end, which becomes the connection, and whose close
- * ends it, in whatever state the dial is. */
+ * duplicate is taken: the caller keeps the other end, which becomes the connection. Closed before
+ * that, it ends the connection as soon as there is one. */
 extern int32_t tailnet_dial(tailnet_handle node, tailnet_str args, int32_t fd, tailnet_answer *answer);
 
 /* OK: the connection `connection` is open, ended in order, or is long gone.

@@ -15,6 +15,8 @@ from tailnet import _lib
 from tailnet.testing import Testnet
 from tests.faces import Async, AsyncNode, Face, Sync, SyncNode
 
+pytest_plugins = ["pytester"]  # test_plugin.py runs pytest; pytest wants this line here
+
 WAIT = 20.0  # seconds for a condition to come true
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 
 import build_ffi
 import build_go
+from tailnet.testing._control import KNOBS
 
 HEADER = build_ffi.HEADER.read_text("utf-8")
 LIBRARY = build_go.PACKAGE_DIR / build_go.LIBRARY
@@ -26,7 +28,19 @@ FUNCTIONS = re.findall(r"^extern \w+ (tailnet_\w+)\(", build_ffi.declarations(HE
 CODES = dict(
     re.findall(r"^    (TAILNET_\w+) = (\d+)", build_ffi.declarations(HEADER), re.MULTILINE)
 )
-SMOKE = Path(__file__).parent / "contract" / "smoke.c"
+CONTRACT = Path(__file__).parent / "contract"
+SHARED = CONTRACT / "checks.c"
+PROGRAMS = sorted(path.stem for path in CONTRACT.glob("*.c") if path != SHARED)
+STRICT = ("-std=c11", "-D_POSIX_C_SOURCE=200809L", "-pthread", "-Wall", "-Wextra", "-Werror")
+# They watch the memory of the C side: the programs', and what libc reads and writes for them. The
+# library is not instrumented, which is why the programs put pages that must not be touched behind
+# what they hand to it. No ASAN_OPTIONS are needed: Go takes SIGSEGV over from the sanitizer and
+# passes on what is not Go's, it borrows the alternate signal stacks of the sanitizer's threads, and
+# it keeps nothing that malloc gave it, so that leaks are looked for as in any C program.
+SANITIZERS = (
+    *("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
+    *("-fno-omit-frame-pointer", "-g"),
+)
 
 
 def in_child(code: str, *arguments: object) -> str:
@@ -120,24 +134,70 @@ def test_stub_has_the_header() -> None:
     assert arguments == declared
 
 
-def test_contract_from_c(library: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def sanitizers(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Return the options that make C programs watch their memory, where such programs run here."""
+    probe = tmp_path_factory.mktemp("probe") / "probe"
+    source = probe.with_suffix(".c")
+    source.write_text("int main(void) { return 0; }\n", "utf-8")
+    build = [*shlex.split(build_go.find_compiler()), *SANITIZERS, str(source), "-o", str(probe)]
+    for command in (build, [str(probe)]):
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            return ()
+    return SANITIZERS
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_contract_from_c(
+    name: str, library: Path, sanitizers: tuple[str, ...], tmp_path: Path
+) -> None:
     """A plain C program gets a documented code for everything, however it misuses the library."""
-    program = tmp_path / "smoke"
+    program = tmp_path / name
     command = [
         *shlex.split(build_go.find_compiler()),
-        *("-std=c11", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Werror", "-pedantic"),
-        *(f"-I{build_go.GO_DIR}", str(SMOKE), f"-L{library.parent}", "-ltailnet"),
+        *(*STRICT, "-pedantic", *sanitizers, f"-I{build_go.GO_DIR}"),
+        *(str(CONTRACT / f"{name}.c"), str(SHARED), f"-L{library.parent}", "-ltailnet"),
         *(f"-Wl,-rpath,{library.parent}", "-o", str(program)),
     ]
     subprocess.run(command, check=True)
-    done = subprocess.run([program], check=False, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        [program, json.dumps({"env": KNOBS})],
+        env={**os.environ, **KNOBS},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=40,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_contract_from_c_is_complete() -> None:
-    """The C program calls every function of the header."""
-    called = set(re.findall(r"\b(tailnet_\w+)\(", SMOKE.read_text("utf-8")))
+    """The C programs call every function of the header: as documented, badly, and for room."""
+    called = set(re.findall(r"\b(tailnet_\w+)\(", (CONTRACT / "smoke.c").read_text("utf-8")))
     assert called == set(FUNCTIONS)
+    with_answers = re.findall(
+        r"^extern \w+ (tailnet_\w+)\([^)]*tailnet_answer", HEADER, re.MULTILINE
+    )
+    tried = set(re.findall(r"\{\"(tailnet_\w+)\",", (CONTRACT / "answers.c").read_text("utf-8")))
+    assert tried == set(with_answers)
+
+
+def test_contract_from_c_knows_every_field() -> None:
+    """The C programs give every field of every JSON argument a value of each wrong kind."""
+    source = (CONTRACT / "input.c").read_text("utf-8")
+    rows = re.findall(r'\{"(tailnet_\w+)",(.*?\}\}\})', source, re.DOTALL)
+    tried = {name: set(re.findall(r"\{\"(\w+)\", '", row)) for name, row in rows}
+    for name, (file, begin) in {
+        "tailnet_node_new": ("internal/node/config.go", "type Config struct"),
+        "tailnet_node_up": ("internal/node/node.go", "type UpArgs struct"),
+        "tailnet_listen": ("exports.go", "func tailnet_listen("),
+        "tailnet_dial": ("exports.go", "func tailnet_dial("),
+        "tailnet_testcontrol_do": ("internal/testcontrol/do.go", "type args struct"),
+    }.items():
+        _, _, rest = (build_go.GO_DIR / file).read_text("utf-8").partition(begin)
+        fields = set(re.findall(r'`json:"(\w+)"`', re.split(r"\n\t?\}", rest)[0]))
+        assert fields, name
+        assert fields <= tried[name], name
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads ELF files")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -292,3 +293,138 @@ def test_nothing_is_loaded_or_printed_by_import(own_net: Testnet) -> None:
         """,
     )
     assert out == "1 False\n"
+
+
+def test_what_a_killed_program_left_is_removed_by_the_next(
+    own_net: Testnet, tmp_path: Path
+) -> None:
+    """Directories of a killed program go when another starts; those of a live one stay."""
+    code = """
+        with Tailnet(TailnetConfig.from_env(hostname="server")) as tn, tn.listen(":80"):
+            print("up", flush=True)
+            sys.stdin.read()
+    """
+
+    def left() -> set[str]:
+        return {path.name for path in tmp_path.iterdir()}
+
+    def begin() -> subprocess.Popen[str]:
+        program = start(own_net, code, TMPDIR=str(tmp_path))
+        assert program.stdout is not None
+        assert program.stdout.readline() == "up\n"
+        return program
+
+    with begin() as living:
+        kept = left()
+        assert len(kept) == 2
+        with begin() as killed:
+            killed.kill()
+        for path in tmp_path.iterdir():
+            os.utime(path, (0, 0))  # a young one may be about to be locked
+        (tmp_path / "tailnet-scratch-of-the-user").mkdir(mode=0o755)
+        assert len(left()) == 5
+        run(own_net, "Tailnet(TailnetConfig.from_env()).up().close()", TMPDIR=str(tmp_path))
+        assert left() == kept | {"tailnet-scratch-of-the-user"}
+        assert living.stdin is not None
+        living.stdin.close()
+        assert living.wait(30) == 0
+    assert left() == {"tailnet-scratch-of-the-user"}
+
+
+def test_every_start_method_of_multiprocessing(own_net: Testnet, tmp_path: Path) -> None:
+    """Workers of every kind work beside a node; those not forked from it may join themselves."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        PROGRAM
+        + textwrap.dedent(
+            """
+            import multiprocessing
+
+            def count(n):
+                return sum(range(n))
+
+            def join(name):
+                try:
+                    with Tailnet(TailnetConfig.from_env(hostname=name)) as tn:
+                        return tn.hostname
+                except TailnetForked:
+                    return "forked"
+
+            if __name__ == "__main__":
+                import warnings
+                warnings.simplefilter("ignore", DeprecationWarning)
+                with Tailnet(TailnetConfig.from_env(hostname="parent")) as tn:
+                    for method in ("fork", "spawn", "forkserver"):
+                        with multiprocessing.get_context(method).Pool(2) as pool:
+                            assert pool.map(count, [10, 100]) == [45, 4950]
+                            print(method, pool.apply(join, [f"by-{method}"]))
+                            pool.close()
+                            pool.join()
+                    with tn.listen(":80") as listener, tn.dial("parent:80") as near:
+                        listener.accept()[0].close()
+                        print(near.recv(1))
+            """
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        env={**os.environ, **own_net.environ(), "TS_EPHEMERAL": "true"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "fork forked\nspawn by-spawn\nforkserver by-forkserver\nb''\n"
+
+
+def test_gunicorn_forks_workers_onto_an_inherited_listener(
+    own_net: Testnet, tmp_path: Path
+) -> None:
+    """Gunicorn's workers accept on the descriptor; their parent's node feeds them all."""
+    (tmp_path / "app.py").write_text(
+        "import os\n"
+        "def app(environ, start_response):\n"
+        "    start_response('200 OK', [('Content-Type', 'text/plain')])\n"
+        "    return [f\"{os.getpid()} {environ['REMOTE_ADDR']}\".encode()]\n"
+    )
+    out = run(
+        own_net,
+        f"""
+        import http.client
+        with Tailnet(TailnetConfig.from_env(hostname="parent")) as tn, tn.listen(":80") as listener:
+            os.set_inheritable(listener.fileno(), True)
+            command = [sys.executable, "-m", "gunicorn", "-w", "2", "-b", f"fd://{{listener.fileno()}}",
+                       "--chdir", {str(tmp_path)!r}, "--log-level", "error", "app:app"]
+            server = subprocess.Popen(command, pass_fds=[listener.fileno()])
+            def ask():
+                client = http.client.HTTPConnection("parent")
+                client.sock = tn.create_connection(("parent", 80), timeout=30)
+                client.request("GET", "/")
+                body = client.getresponse().read().decode()
+                client.close()
+                return body.split(" ")
+            answers = [ask() for _ in range(60)]
+            assert len({{pid for pid, _ in answers}}) == 2, "one worker answered everything"
+            print(all(str(tn.ip) in peer for _, peer in answers))
+            server.terminate()
+            print(server.wait(30))
+        """,
+    )
+    assert out == "True\n0\n"
+
+
+def test_faulthandler_and_go_get_along(own_net: Testnet) -> None:
+    """With faulthandler on, a node works, and a fault in C is still reported by Python."""
+    code = """
+        import faulthandler
+        faulthandler.enable()
+        with Tailnet(TailnetConfig.from_env(hostname="faulty")) as tn:
+            print(tn.status().state, flush=True)
+            faulthandler._sigsegv()
+    """
+    with start(own_net, code) as program:
+        out, err = program.communicate(timeout=60)
+    assert out == "Running\n"
+    assert program.returncode == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault" in err

@@ -22,16 +22,15 @@ import itertools
 import logging
 import os
 import secrets
-import shutil
 import socket
 import struct
 import sys
-import tempfile
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, cast
 
 from . import _lib, _ops
+from ._scratch import Scratch
 from ._socket import Address, TailnetSocket, TcpLike, parse_peer_name
 from .errors import TailnetConfigError
 
@@ -42,9 +41,6 @@ if TYPE_CHECKING:
 __all__ = ["TailnetListener"]
 
 log = logging.getLogger("tailnet")
-
-# sun_path holds 108 bytes on Linux, 104 on macOS; the library adds nothing to the path.
-_LONGEST_PATH = 100
 
 _ANY = frozenset({"", "0.0.0.0", "::"})
 
@@ -94,9 +90,9 @@ class Listening:
         self._views: set[int] = set()
         self._owner = os.getpid()
         self._handle = 0
-        self._directory = _private_directory()
+        self._scratch = Scratch()
         # It stays there while it is listened on: gunicorn fails where it cannot unlink it.
-        self.path = os.path.join(self._directory, "listener")  # noqa: PTH118 - a C string soon
+        self.path = os.path.join(self._scratch.path, "listener")  # noqa: PTH118 - a C string soon
         # Kept until the listening ends, whatever becomes of the views: a child, or a server in C,
         # may have a descriptor that no view knows of.
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -156,7 +152,8 @@ class Listening:
                 _lib.listener_close(handle)
             self.node.listening.discard(self)
             self._wake()
-            shutil.rmtree(self._directory, ignore_errors=True)
+            self._scratch.remove()
+        self._scratch.close()
         self.socket.close()
 
     def _wake(self) -> None:
@@ -293,14 +290,6 @@ class TailnetListener(TcpLike):
         view.settimeout(self.gettimeout())
         view._options = self._options
         return view
-
-
-def _private_directory() -> str:
-    """Make a directory of mode 0700 whose path is short enough for a socket in it."""
-    parent = tempfile.gettempdir()
-    if len(os.fsencode(parent)) + len("/tailnet-xxxxxxxx/listener") > _LONGEST_PATH:
-        parent = "/tmp"  # noqa: S108 - mkdtemp's directory is private, and its name unguessable
-    return tempfile.mkdtemp(prefix="tailnet-", dir=parent)
 
 
 def _peer_pid(connection: socket.socket) -> int:

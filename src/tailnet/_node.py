@@ -29,7 +29,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from . import _lib, _listener, _logs, _ops
+from . import _lib, _listener, _logs, _ops, _scratch
 from ._fd import Fd
 from ._socket import TailnetSocket, parse_address, parse_peer_name
 from ._wait import Call, Steps
@@ -83,12 +83,12 @@ class LocalNode:
 
     def __del__(self) -> None:
         if getattr(self, "_handle", 0) and _lib.usable():
-            if self.joined:
+            with contextlib.suppress(TailnetError):
+                self._leave(CLOSE_TIMEOUT)
+            if self.joined:  # last: a program may have made warnings errors
                 warnings.warn(
                     f"unclosed tailnet node {self!r}", ResourceWarning, stacklevel=2, source=self
                 )
-            with contextlib.suppress(TailnetError):
-                self._leave(CLOSE_TIMEOUT)
 
     # --- joining and leaving ------------------------------------------------------------------
 
@@ -164,6 +164,7 @@ class LocalNode:
             if self.closed:
                 raise _closed(self)
             if not self._handle:
+                _scratch.sweep()
                 _logs.reader.retain()
                 try:
                     self._handle = _lib.node_new(document)

@@ -38,6 +38,11 @@ const (
 	// one that keeps its window shut. Linux allows an orphan about as much.
 	lingerLimit = 2 * time.Minute
 
+	// unreadLimit is lingerLimit where the peer sends what nobody will read: the kernel's
+	// TCP would reset such a connection at once. This lets the answer out that was given
+	// before; a window that is full may keep its acknowledgement from us.
+	unreadLimit = time.Second
+
 	// longestPause between two looks at what was delivered. There may be thousands of
 	// connections that Python has left and whose peers have vanished.
 	longestPause = time.Second
@@ -62,6 +67,7 @@ type Conn struct {
 	inwardDone chan struct{}
 	received   atomic.Int64 // bytes from the tailnet, for quiet
 	finSent    atomic.Bool
+	unread     atomic.Bool // Python has gone, and the peer goes on sending
 	drainBegun chan struct{}
 	done       chan struct{}
 }
@@ -73,6 +79,7 @@ func (c *Conn) inward() {
 	case err == io.EOF:
 		c.near.Shutdown(unix.SHUT_WR)
 	case err == errGone:
+		c.unread.Store(true)
 	default: // recorded before Python can see the EOF, so that its question finds the answer
 		c.fail()
 		c.near.Close()
@@ -155,6 +162,9 @@ func (c *Conn) linger() {
 	inward, drain := c.inwardDone, c.drainBegun
 	last, since := c.received.Load(), time.Now()
 	for pause := time.Millisecond; time.Now().Before(deadline); pause = min(2*pause, longestPause) {
+		if c.unread.Load() && time.Until(deadline) > unreadLimit {
+			deadline = time.Now().Add(unreadLimit)
+		}
 		if c.far.Delivered() {
 			if inward == nil || !c.draining() || c.near.gone() {
 				return

@@ -58,6 +58,10 @@ type Acceptor struct {
 // NewAcceptor opens the socket file at path. At most backlog connections wait here
 // when Python's own queue is full.
 func NewAcceptor(conns *Conns, path string, backlog int) (*Acceptor, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return nil, fault.New(fault.Argument, "there is no listening socket at %s", path)
+	}
 	file, dial, err := openSocketFile(path)
 	if err != nil {
 		return nil, fault.New(fault.Argument, "cannot open the listening socket %s: %v", path, err)

@@ -9,7 +9,9 @@ package node
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"net/netip"
+	"net/url"
 	"time"
 
 	"tailnet/internal/fault"
@@ -61,8 +63,11 @@ func ParseConfig(b []byte) (*Config, error) {
 		return nil, fault.New(fault.Config, "hostname: must not be empty")
 	case c.Backend == "embedded" && c.StateDir == "" && !c.Ephemeral:
 		return nil, fault.New(fault.Config, "state_dir: needed by a node that is not ephemeral")
-	case !(c.ConnectTimeout > 0):
-		return nil, fault.New(fault.Config, "connect_timeout: must be more than 0 seconds")
+	case !(c.ConnectTimeout > 0 && c.ConnectTimeout <= 86400):
+		return nil, fault.New(fault.Config, "connect_timeout: must be more than 0 seconds, and at most a day")
+	}
+	if _, err := url.Parse(c.ControlURL); err != nil {
+		return nil, fault.New(fault.Config, "control_url: cannot be parsed")
 	}
 	if _, ok := levels[c.LogLevel]; !ok {
 		return nil, fault.New(fault.Config, "log_level: %q is none of debug, info, warning, error", c.LogLevel)
@@ -86,10 +91,13 @@ func (c *Config) controlName() string {
 func Unmarshal(b []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
+	if !bytes.HasPrefix(bytes.TrimSpace(b), []byte("{")) { // "null" would decode, into nothing
+		return fault.New(fault.Argument, "arguments are not the JSON expected: want an object")
+	}
 	if err := d.Decode(into); err != nil {
 		return fault.New(fault.Argument, "arguments are not the JSON expected: %v", err)
 	}
-	if d.More() {
+	if _, err := d.Token(); err != io.EOF {
 		return fault.New(fault.Argument, "arguments hold more than one JSON document")
 	}
 	return nil

@@ -44,7 +44,7 @@ type server struct {
 	local   *local.Client
 	idle    *http.Transport // of local, to let go of its connections
 	stack   *netstack.Impl
-	lock    *os.File // holds the state directory
+	lock    *os.File // holds the state directory, or the scratch one
 	scratch string   // a temporary directory of ours, or ""
 	self    *Identity
 	url     string // where a person can log in, as an attempt has reported it
@@ -87,7 +87,13 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 		Logf:          e.log.at("debug"),
 	}
 	if e.cfg.StateDir == "" {
-		if s.scratch, err = os.MkdirTemp("", "tailnet-"); err != nil {
+		if s.scratch, err = os.MkdirTemp("", "tailnet-scratch-"); err == nil {
+			s.lock, err = os.Open(s.scratch) // locked, it is known to be in use (src/tailnet/_scratch.py)
+		}
+		if err == nil {
+			err = unix.Flock(int(s.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		}
+		if err != nil {
 			return nil, fault.For(fault.Config, err, "no temporary directory for ephemeral node %q", e.cfg.Hostname)
 		}
 		s.ts.Dir = s.scratch

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"io/fs"
 	"net/netip"
+	"os"
 	"time"
 
 	"tailscale.com/client/local"
 	"tailscale.com/ipn"
+	"tailscale.com/ipn/ipnstate"
 	"tailscale.com/paths"
 
 	"tailnet/internal/bridge"
@@ -38,7 +40,11 @@ const probeLimit = time.Second
 func (s *sidecar) up(ctx context.Context, _ UpArgs) (*Identity, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeLimit)
 	defer cancel()
-	st, err := s.client.StatusWithoutPeers(ctx)
+	var st *ipnstate.Status
+	_, err := os.Stat(s.client.Socket) // the client would try again until its time is up
+	if err == nil {
+		st, err = s.client.StatusWithoutPeers(ctx)
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fault.New(fault.NotRunning, "tailscaled is not running: there is no socket %s; "+

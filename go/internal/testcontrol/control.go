@@ -13,8 +13,8 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -30,6 +30,8 @@ import (
 	"tailscale.com/tstest/integration/testcontrol"
 	"tailscale.com/types/key"
 	"tailscale.com/types/logger"
+
+	"tailnet/internal/fault"
 )
 
 const localhost = "127.0.0.1"
@@ -295,11 +297,14 @@ func isExpired(n *tailcfg.Node) bool {
 func unmarshal(b []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return fmt.Errorf("arguments are not the JSON expected: %w", err)
+	if !bytes.HasPrefix(bytes.TrimSpace(b), []byte("{")) {
+		return fault.New(fault.Argument, "arguments are not the JSON expected: want an object")
 	}
-	if d.More() {
-		return errors.New("arguments hold more than one JSON document")
+	if err := d.Decode(into); err != nil {
+		return fault.New(fault.Argument, "arguments are not the JSON expected: %v", err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return fault.New(fault.Argument, "arguments hold more than one JSON document")
 	}
 	return nil
 }

@@ -181,7 +181,7 @@ func (c *Control) addFakeNodes(count int) error {
 	}
 	c.mu.Lock()
 	first := c.lastIP4 + 1
-	if count < 0 || c.lastIP4+count > maxFakeNodes {
+	if count < 0 || count > maxFakeNodes-c.lastIP4 {
 		c.mu.Unlock()
 		return fmt.Errorf("add_fake_nodes: %d more than the %d there are: want 0 to %d in all", count, c.lastIP4, maxFakeNodes)
 	}

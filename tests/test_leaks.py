@@ -1,0 +1,293 @@
+"""Nothing is left of what was: joins, connections, cancelled calls; and closing stays quick."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tailnet import AsyncTailnetHandle, TailnetHandle, TailnetPeerNotFound, _lib
+from tailnet.testing import Testnet
+from tests.conftest import nothing_left
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _many_descriptors() -> Iterator[None]:
+    """Let this process have as many descriptors as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def floor(work: Callable[[], object], times: int) -> int:
+    """Do something again and again, and return the least heap the library had, in bytes.
+
+    Go collects when its heap has doubled, so what it has now says little; its least, over enough
+    work for some collections, is what is really held.
+    """
+    least = _lib.stats()["heap_bytes"]
+    for _ in range(times):
+        work()
+        least = min(least, _lib.stats()["heap_bytes"])
+    return least
+
+
+def join_and_leave(net: Testnet) -> None:
+    """Be on the tailnet for a moment, and do something there."""
+    with net.tailnet("passing") as tn, tn.listen(":80") as listener, tn.dial("passing:80") as near:
+        far, _ = listener.accept()
+        with far:
+            far.sendall(b"x")
+            assert near.recv(1) == b"x"
+
+
+def joins(net: Testnet) -> tuple[int, int]:
+    """Come and go 100 times; return the heap's floor in the beginning and at the end."""
+    for _ in range(10):
+        join_and_leave(net)
+    with nothing_left():
+        before = floor(lambda: join_and_leave(net), 20)
+        for _ in range(60):
+            join_and_leave(net)
+        return before, floor(lambda: join_and_leave(net), 20)
+
+
+def connections(net: Testnet) -> tuple[int, int]:
+    """Make, use and close 10,000 connections; return the heap's floors likewise."""
+    with (
+        net.tailnet("many") as tn,
+        net.tailnet("dialer") as dialer,
+        ThreadPoolExecutor(9) as pool,
+        tn.listen(":80", backlog=256) as listener,
+    ):
+
+        def serve() -> None:
+            with contextlib.suppress(ConnectionAbortedError):
+                while True:
+                    far, _ = listener.accept()
+                    with far:
+                        far.sendall(far.recv(1))
+
+        def call(_: int) -> None:
+            with dialer.dial(f"{tn.ip}:80", timeout=60) as near:
+                near.sendall(b"x")
+                assert near.recv(1) == b"x"
+                assert near.recv(1) == b""
+
+        def call_100() -> None:
+            list(pool.map(call, range(100)))
+
+        pool.submit(serve)
+        for _ in range(10):
+            call_100()
+        with nothing_left():
+            before = floor(call_100, 15)
+            list(pool.map(call, range(7_000)))
+            return before, floor(call_100, 15)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("scenario", [joins, connections])
+def test_what_comes_and_goes_leaves_nothing(
+    net: Testnet, scenario: Callable[[Testnet], tuple[int, int]]
+) -> None:
+    """After 100 joins, and after 10,000 connections, all is given back, memory too."""
+    del net  # a tailnet of its own, in a process of its own
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.test_leaks", scenario.__name__],
+        env={**os.environ, "GOGC": "20"},  # collect often: the floors are then what is held
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    before, after = map(int, done.stdout.split())
+    assert after < before + 8 * MIB
+
+
+Operation = Callable[[AsyncTailnetHandle], Coroutine[Any, Any, object]]
+
+
+async def accept(tn: AsyncTailnetHandle) -> object:
+    """Wait for a connection that does not come."""
+    with await tn.listen(":0") as listener:
+        return await asyncio.get_running_loop().sock_accept(listener)
+
+
+async def watch(tn: AsyncTailnetHandle) -> object:
+    """Read events for ever."""
+    async with tn.watch() as events:
+        return [event async for event in events]
+
+
+async def receive(tn: AsyncTailnetHandle) -> object:
+    """Wait for bytes that do not come."""
+    loop = asyncio.get_running_loop()
+    with await tn.listen(":0") as listener, await tn.dial(listener.getsockname()) as near:
+        far, _ = await loop.sock_accept(listener)
+        with far:
+            return await loop.sock_recv(near, 1)
+
+
+OPERATIONS: dict[str, Operation] = {
+    "accept": accept,
+    "dial": lambda tn: tn.dial("100.65.0.1:80"),  # the first fake node
+    "listen": lambda tn: tn.listen(":0"),
+    "receive": receive,
+    "status": lambda tn: tn.status(),
+    "watch": watch,
+    "whois": lambda tn: tn.whois("100.65.0.1"),
+}
+
+
+@pytest.mark.parametrize("what", OPERATIONS)
+def test_1000_cancelled(net: Testnet, what: str) -> None:
+    """1,000 calls are cancelled, at every stage of their life, and nothing of them stays."""
+
+    async def give_up(tn: AsyncTailnetHandle, after: int) -> None:
+        task = asyncio.ensure_future(OPERATIONS[what](tn))
+        for _ in range(after):  # turns of the loop: from before it starts to when it waits
+            await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, TailnetPeerNotFound):
+            result = await task
+            if isinstance(result, socket.socket):  # it was done before
+                result.close()
+
+    async def main() -> None:
+        async with net.async_tailnet("fickle") as tn:
+            net.control.add_fake_nodes(1)
+            async with tn.watch() as events:
+                await anext(e async for e in events if "fake-1" in str(e))
+            await give_up(tn, 1)
+            with nothing_left(goroutines=12):
+                for batch in range(10):
+                    await asyncio.gather(*(give_up(tn, 3 * batch + n % 3) for n in range(100)))
+
+    asyncio.run(main())
+
+
+def test_1000_cancelled_joins(net: Testnet) -> None:
+    """1,000 joins are cancelled at every moment of their first second, and nothing stays."""
+
+    async def main() -> None:
+        with nothing_left(goroutines=12):
+            for batch in range(20):
+                tailnets = [net.async_tailnet("torn") for _ in range(50)]
+                tasks = [asyncio.ensure_future(tailnet.up()) for tailnet in tailnets]
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(asyncio.gather(*tasks), 0.02 * batch)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await asyncio.gather(*(tailnet.close() for tailnet in tailnets))
+
+    asyncio.run(main())
+
+
+PEER = """
+import asyncio, resource, sys
+from tailnet import AsyncTailnet, TailnetConfig
+
+async def main():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    ip, count = sys.argv[1], int(sys.argv[2])
+    async with AsyncTailnet(TailnetConfig(hostname="peer", ephemeral=True)) as tn:
+        loop, gate = asyncio.get_running_loop(), asyncio.Semaphore(40)
+        async def dial(_):
+            async with gate:
+                return await tn.dial((ip, 80), timeout=60)
+        conns = await asyncio.gather(*map(dial, range(count)))
+        print("ready", flush=True)
+        async def end(conn):
+            with conn:
+                try:
+                    while await loop.sock_recv(conn, 1000): pass
+                    return "end"
+                except ConnectionResetError:
+                    return "reset"
+        ends = await asyncio.gather(*map(end, conns))
+        print(ends.count("end"), ends.count("reset"), flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.timeout(180)
+def test_closing_with_1000_open_connections(net: Testnet) -> None:
+    """close() takes less than 3 s with 1,000 open connections, and every peer sees its end."""
+    count = 1000
+    with nothing_left():
+        tn = net.tailnet("busy").up()
+        with tn.listen(":80", backlog=count) as listener:
+            with peer(net, tn, count) as program:
+                assert program.stdout is not None
+                accepted = [listener.accept()[0] for _ in range(count)]
+                assert program.stdout.readline() == "ready\n"
+                for conn in accepted[::2]:
+                    conn.sendall(b"last words")
+                began = time.monotonic()
+                tn.close()
+                assert time.monotonic() - began < 3
+                ends, resets = map(int, program.stdout.readline().split())
+                assert ends == count, f"{resets} were reset"
+            for conn in accepted:
+                conn.close()
+
+
+@contextlib.contextmanager
+def peer(net: Testnet, tn: TailnetHandle, count: int) -> Iterator[subprocess.Popen[str]]:
+    """Run a program that opens connections and waits for their ends."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PEER, str(tn.ip), str(count)],
+        env={**os.environ, **net.environ()},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as program:
+        yield program
+        assert program.wait(60) == 0
+
+
+@pytest.mark.timeout(180)
+def test_closing_after_thousands_of_connections(net: Testnet) -> None:
+    """close() is quick also where thousands of connections were made in the last moment."""
+    with nothing_left(), net.tailnet("target") as target:
+        listener = target.listen(":80", backlog=512)
+        tn = net.tailnet("hurried").up()
+        with listener, ThreadPoolExecutor(9) as pool:
+
+            def drop() -> None:
+                with contextlib.suppress(OSError):
+                    while True:
+                        listener.accept()[0].close()
+
+            def call(_: int) -> None:
+                tn.dial(f"{target.ip}:80", timeout=60).close()
+
+            pool.submit(drop)
+            list(pool.map(call, range(3000)))
+            for node in (tn, target):
+                began = time.monotonic()
+                node.close()
+                assert time.monotonic() - began < 3
+
+
+if __name__ == "__main__":
+    with Testnet() as own:
+        own.tailnet("first").up().close()
+        print(*globals()[sys.argv[1]](own))
