@@ -49,3 +49,8 @@ def test_the_tap_sees_what_leaves() -> None:
 def test_an_offline_tailnet_stays_inside() -> None:
     """Nodes join, talk, ask for names and addresses that are not theirs, and leave: no packet."""
     assert inside("tailnet") == []
+
+
+def test_a_control_server_that_does_not_resolve() -> None:
+    """It is a TailnetConnectError, and nobody but the resolver is asked."""
+    assert {packet.split()[1] for packet in inside("resolve")} == {"192.0.2.53"}

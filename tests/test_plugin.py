@@ -25,7 +25,9 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(pytester: pytest.Pytester, *args: str) -> pytest.RunResult:
     """Run the project's tests as a user does, but with warnings as errors."""
-    return pytester.runpytest_subprocess("-W", "error", "-p", "no:cacheprovider", *args, timeout=90)
+    return pytester.runpytest_subprocess(
+        "-W", "error", "-p", "no:cacheprovider", "-p", "no:randomly", *args, timeout=90
+    )
 
 
 def project(pytester: pytest.Pytester, body: str) -> pytest.RunResult:

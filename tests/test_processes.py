@@ -428,3 +428,29 @@ def test_faulthandler_and_go_get_along(own_net: Testnet) -> None:
     assert out == "Running\n"
     assert program.returncode == -signal.SIGSEGV
     assert "Fatal Python error: Segmentation fault" in err
+
+
+def test_a_forked_child_does_not_hold_the_state_directory(own_net: Testnet, tmp_path: Path) -> None:
+    """When the parent's node is closed, its directory is free, although a child still lives."""
+    out = run(
+        own_net,
+        """
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        config = TailnetConfig.from_env(hostname="parent", ephemeral=False)
+        tn = Tailnet(config).up()
+        stay, go = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(go)
+            os.read(stay, 1)
+            os._exit(0)
+        tn.close()
+        with Tailnet(config) as again:
+            print(again.hostname)
+        os.close(go), os.close(stay)
+        print(os.waitpid(pid, 0)[1])
+        """,
+        TS_STATE_DIR=str(tmp_path / "state"),
+    )
+    assert out == "parent\n0\n"

@@ -199,10 +199,17 @@ static void listeners(tailnet_handle node) {
     }
     SETTLE("no listener is left but the first", are_listening, 1);
     note("addresses to listen on");
-    EXPECT(TAILNET_PENDING, tailnet_listen(node, "{\"address\":\"name:80\",\"path\":\"/dev/null\"}", &(tailnet_handle){0}, fresh()));
+    int socket_ = listening(args, sizeof args, 5, "name:80", 1);
+    EXPECT(TAILNET_PENDING, tailnet_listen(node, args, &listener, fresh()));
     RECEIVE("{\"error\":{\"code\":7005,");
-    EXPECT(TAILNET_PENDING, tailnet_listen(node, "{\"address\":\"192.0.2.1:80\",\"path\":\"/dev/null\"}", &(tailnet_handle){0}, fresh()));
+    CHECK(close(socket_) == 0, "ours");
+    socket_ = listening(args, sizeof args, 6, "192.0.2.1:80", 1);
+    EXPECT(TAILNET_PENDING, tailnet_listen(node, args, &listener, fresh()));
     RECEIVE("{\"error\":{\"code\":7017,");
+    CHECK(close(socket_) == 0, "ours");
+    note("no socket to listen at");
+    EXPECT(TAILNET_PENDING, tailnet_listen(node, "{\"address\":\":80\",\"path\":\"/dev/null\"}", &listener, fresh()));
+    RECEIVE("{\"error\":{\"code\":7002,");
 }
 
 static void questions(tailnet_handle node) {

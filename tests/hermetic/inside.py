@@ -96,7 +96,25 @@ def tailnet() -> None:
         assert caller.status().state == "Running"
 
 
-SCENARIOS: dict[str, Callable[[], None]] = {"leak": leak, "tailnet": tailnet}
+def resolve() -> None:
+    """Join a control server whose name nobody can resolve."""
+    import time
+
+    from tailnet import RetryPolicy, Tailnet, TailnetConnectError
+    from tailnet.testing import Testnet
+
+    with Testnet() as net:  # for its knobs
+        began = time.monotonic()
+        tailnet = Tailnet(
+            net.config("lost", control_url="http://control.invalid", retry=RetryPolicy(retries=0))
+        )
+        with contextlib.closing(tailnet), contextlib.suppress(TailnetConnectError):
+            tailnet.up()
+            raise AssertionError("joined")
+        assert time.monotonic() - began < 15, time.monotonic() - began
+
+
+SCENARIOS: dict[str, Callable[[], None]] = {"leak": leak, "tailnet": tailnet, "resolve": resolve}
 
 
 def main() -> None:
