@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -58,3 +59,30 @@ def test_testing_block_runs() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_asking_block_runs(tmp_path: Path) -> None:
+    """The block on what else there is, run in a program, tells how things are."""
+    (block,) = [b for b in blocks() if "from_file" in b]
+    with Testnet() as net:
+        (tmp_path / "service.toml").write_text(
+            f'[tailnet]\nhostname = "asked"\nephemeral = true\ncontrol_url = "{net.url}"\n'
+        )
+        code = "from tailnet import Tailnet, TailnetConfig\n" + block
+        with subprocess.Popen(
+            [sys.executable, "-u", "-c", code],
+            cwd=tmp_path,
+            env={**os.environ, "TS_AUTHKEY": net.auth_key},
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as program:
+            assert program.stdout is not None
+            assert program.stdout.readline() == "()\n"
+            assert any(line.startswith("state='Running'") for line in program.stdout)
+            program.kill()
+
+
+def test_every_block_is_python() -> None:
+    """No block has a typing error, those included that need a server to run."""
+    for block in blocks():
+        compile(block, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
