@@ -219,6 +219,14 @@ class Async:
         raise AssertionError("no task was started")
 
 
+async def within(coroutine: Coroutine[Any, Any, T], timeout: float | None) -> T:
+    """Wait for something; too late, that is the builtin TimeoutError, on Python 3.10 too."""
+    try:
+        return await asyncio.wait_for(coroutine, timeout)
+    except asyncio.TimeoutError as e:  # noqa: UP041 - they are one since 3.11
+        raise TimeoutError from e
+
+
 class AsyncNode:
     """A node."""
 
@@ -256,7 +264,7 @@ class AsyncListener:
         """Accept within a time; None waits for ever."""
 
         async def accept() -> tuple[socket.socket, Address]:
-            return await asyncio.wait_for(self.face.loop.sock_accept(self.socket), timeout)
+            return await within(self.face.loop.sock_accept(self.socket), timeout)
 
         conn, peer = self.face.run(accept(), None)
         assert isinstance(conn, TailnetSocket)
@@ -281,7 +289,7 @@ class AsyncConn:
         """Receive something, or b"" at the end."""
 
         async def receive() -> bytes:
-            return await asyncio.wait_for(self.face.loop.sock_recv(self.socket, limit), timeout)
+            return await within(self.face.loop.sock_recv(self.socket, limit), timeout)
 
         return self.face.run(receive(), None)
 

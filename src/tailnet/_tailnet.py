@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from . import _ops
@@ -143,12 +142,7 @@ class Tailnet(TailnetBase):
     def __enter__(self) -> TailnetHandle:
         return self.up()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._node.is_ours():
             self.close()
 
@@ -274,12 +268,7 @@ class TailnetHandle(HandleBase):
             raise TailnetClosed(f"node {self._node.name!r} was closed")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._node.is_ours():
             self.close()
 
@@ -316,12 +305,7 @@ class Watch(Iterator[Event]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from . import _ops
@@ -44,12 +43,7 @@ class AsyncTailnet(TailnetBase):
     async def __aenter__(self) -> AsyncTailnetHandle:
         return await self.up()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._node.is_ours():
             await self.close()
 
@@ -110,12 +104,7 @@ class AsyncTailnetHandle(HandleBase):
             raise TailnetClosed(f"node {self._node.name!r} was closed")
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._node.is_ours():
             await self.close()
 
@@ -148,12 +137,7 @@ class AsyncWatch(AsyncIterator[Event]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -416,6 +416,15 @@ class TailnetConfig(Settings):
         }
 
 
+def _documented(cls: type[TailnetConfig]) -> str:
+    """Return the class's docstring with its fields, for help()."""
+    fields = "\n".join(f"        {name}: {f.description}" for name, f in cls.model_fields.items())
+    return f"{cls.__doc__}\n    Args:\n{fields}\n"
+
+
+TailnetConfig.__doc__ = _documented(TailnetConfig)
+
+
 def _section(path: Path, document: Any) -> dict[str, Any]:
     found = [document.get(n) for n in ("tailnet", "tailscale")] if _is_table(document) else []
     tables = [table for table in found if _is_table(table)]
