@@ -223,7 +223,7 @@ async def within(coroutine: Coroutine[Any, Any, T], timeout: float | None) -> T:
     """Wait for something; too late, that is the builtin TimeoutError, on Python 3.10 too."""
     try:
         return await asyncio.wait_for(coroutine, timeout)
-    except asyncio.TimeoutError as e:  # noqa: UP041 - they are one since 3.11
+    except asyncio.TimeoutError as e:
         raise TimeoutError from e
 
 
