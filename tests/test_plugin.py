@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tailnet.testing._control import KNOBS
+
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "tested_service"
 DOCS = ROOT / "docs" / "testing.md"
@@ -319,8 +321,12 @@ async def test_it(async_tailnet_pair, async_tailnet_node, async_tailnet_factory)
     result.assert_outcomes(passed=1)
 
 
-def test_it_costs_nothing_where_it_is_not_used(pytester: pytest.Pytester) -> None:
+def test_it_costs_nothing_where_it_is_not_used(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run of tests without our fixtures neither loads the library nor starts anything."""
+    for name in KNOBS:  # of other tests' offline tailnets
+        monkeypatch.delenv(name, raising=False)
     result = project(
         pytester,
         """
@@ -335,7 +341,6 @@ def test_it():
     assert not [t for t in threading.enumerate() if t.name.startswith("tailnet")]
 """,
     )
-    # pytester hands on this process's variables, and other tests start offline tailnets in it.
     result.assert_outcomes(passed=1)
 
 
