@@ -198,7 +198,7 @@ def node_up(node: int, args: Mapping[str, Any]) -> Document | Fd:
 
 def node_close(node: int, timeout: float) -> Document | Fd:
     """Start to drain and leave. The handle is invalid from now on."""
-    return _call("tailnet_node_close", node, max(0, min(int(timeout * 1000), (1 << 31) - 1)))
+    return _call("tailnet_node_close", node, int(min(timeout * 1000, (1 << 31) - 1)))
 
 
 def listen(node: int, args: Mapping[str, Any], keep: Callable[[int], None]) -> Document | Fd:

@@ -53,8 +53,9 @@ def listen(
     node: LocalNode, address: str, backlog: int, deadline: float | None
 ) -> Steps[TailnetListener]:
     """Make a listener. Where it fails or is given up, nothing is left of it."""
-    if backlog < 1:
-        raise TailnetConfigError(f"backlog: must be at least 1, and is {backlog}")
+    number: object = backlog  # from callers who may not check types
+    if not isinstance(number, int) or number < 1:
+        raise TailnetConfigError(f"backlog: want a number, at least 1, and not {backlog!r}")
     listening = Listening(node, backlog)
     try:
         answer = yield from _ops.reply(
@@ -90,18 +91,17 @@ class Listening:
         self._views: set[int] = set()
         self._owner = os.getpid()
         self._handle = 0
-        self._scratch = Scratch()
-        # It stays there while it is listened on: gunicorn fails where it cannot unlink it.
-        self.path = os.path.join(self._scratch.path, "listener")  # noqa: PTH118 - a C string soon
         # Kept until the listening ends, whatever becomes of the views: a child, or a server in C,
         # may have a descriptor that no view knows of.
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
+        with contextlib.ExitStack() as undo:
+            self.socket = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            self._scratch = Scratch()
+            undo.callback(self._scratch.remove)
+            # It stays there while it is listened on: gunicorn fails where it cannot unlink it.
+            self.path = os.path.join(self._scratch.path, "listener")  # noqa: PTH118 - a C string
             self.socket.bind(self.path)
             self.socket.listen(backlog)
-        except BaseException:
-            self.end()
-            raise
+            undo.pop_all()
 
     def keep(self, handle: int) -> None:
         """Own the library's listener."""

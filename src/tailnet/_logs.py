@@ -27,7 +27,9 @@ _LEVELS = {
 
 class _Reader:
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # One that its holder may take again: a node that is forgotten may be collected, and so
+        # release, in the middle of a retain.
+        self._lock = threading.RLock()
         self._nodes = 0
         self._lines: _ops.Lines | None = None
 

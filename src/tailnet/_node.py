@@ -177,15 +177,14 @@ class LocalNode:
 
     def close(self, timeout: float) -> Steps[None]:
         """Drain for at most `timeout` seconds and leave."""
-        if timeout < 0:
-            raise TailnetConfigError(f"timeout: must not be negative, and is {timeout}")
+        deadline = _ops.deadline_of(timeout)
+        if deadline is not None:
+            deadline += _CLOSE_MARGIN
         leaving = self.start_closing(timeout)
         if leaving is None:
             return
         try:
-            answer = yield from _ops.reply(
-                leaving, _ops.deadline_of(timeout + _CLOSE_MARGIN), f"node {self.name!r} to leave"
-            )
+            answer = yield from _ops.reply(leaving, deadline, f"node {self.name!r} to leave")
         except TailnetTimeout as e:  # it goes on by itself; the handle is gone
             log.warning("[%s] %s", self.name, e)
         else:
