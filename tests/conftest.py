@@ -53,7 +53,18 @@ def nodes(face: Face, net: Testnet) -> Iterator[tuple[SyncNode | AsyncNode, Sync
         face.node(net.config(f"server-{suffix}")) as server,
         face.node(net.config(f"client-{suffix}")) as client,
     ):
+        for here, there in ((server, client), (client, server)):
+            # Two nodes that talk for the first time start what they then keep: no leak of a test.
+            eventually("they know each other", lambda: knows(here, there))  # noqa: B023
+            with contextlib.closing(here.listen(":1")) as listener:
+                there.dial(f"{here.handle.ip}:1").close()
+                listener.accept()[0].close()
         yield server, client
+
+
+def knows(node: SyncNode | AsyncNode, other: SyncNode | AsyncNode) -> bool:
+    """Report whether a node has heard of another, which takes a moment after that has joined."""
+    return any(peer.name == other.handle.fqdn for peer in node.status().peers)
 
 
 class Held:

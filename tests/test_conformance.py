@@ -25,7 +25,7 @@ from tailnet import (
 )
 from tailnet._fd import Fd
 from tailnet.testing import Testnet
-from tests.conftest import eventually, nothing_left
+from tests.conftest import eventually, knows, nothing_left
 from tests.faces import Conn, Face, Node
 
 Pair = tuple[Node, Node]
@@ -43,11 +43,6 @@ def connected(nodes: Pair) -> Iterator[tuple[Conn, Conn]]:
         far, _ = listener.accept()
         with contextlib.closing(near), contextlib.closing(far):
             yield far, near
-
-
-def knows(node: Node, other: Node) -> bool:
-    """Report whether a node has heard of another, which takes a moment after that has joined."""
-    return any(peer.name == other.handle.fqdn for peer in node.status().peers)
 
 
 def everything(conn: Conn) -> bytes:
