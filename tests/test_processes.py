@@ -77,6 +77,7 @@ CLIENT = """
 ASYNC_CLIENT = """
     import asyncio
     async def main():
+        asyncio.get_running_loop().slow_callback_duration = 60  # -X dev prints those of 0.1 s
         async with AsyncTailnet(TailnetConfig.from_env(hostname="client")) as tn:
             conn = await tn.dial((os.environ["SERVER"], 80), timeout=20)
             reader, writer = await asyncio.open_connection(sock=conn)
