@@ -9,8 +9,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log"
+	"os"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"time"
 	"unicode/utf8"
 	"unsafe"
@@ -36,6 +39,8 @@ var (
 func main() {}
 
 func init() {
+	log.SetFlags(0)
+	log.SetOutput(stdLog{})
 	bridge.Logf = func(format string, args ...any) {
 		node.Log("", "error", fault.New(fault.Internal, format, args...).Message)
 	}
@@ -302,6 +307,22 @@ func tailnet_testcontrol_do(handle C.tailnet_handle, args C.tailnet_str, answer 
 			return v, nil
 		})
 	})
+}
+
+// stdLog takes what Tailscale's code writes to Go's standard logger: a library prints
+// nothing. Last words are an exception, because nobody will read the log any more.
+type stdLog struct{}
+
+func (stdLog) Write(p []byte) (int, error) {
+	pcs := make([]uintptr, 16)
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs)])
+	for f, more := frames.Next(); more; f, more = frames.Next() {
+		if strings.HasPrefix(f.Function, "log.Fatal") || strings.HasPrefix(f.Function, "log.Panic") {
+			os.Stderr.Write(p)
+		}
+	}
+	node.Log("", "warning", strings.TrimSpace(string(p)))
+	return len(p), nil
 }
 
 // faultOf gives an error of the offline control server a code, unless it has one.

@@ -13,6 +13,7 @@ import re
 import resource
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -141,10 +142,22 @@ def silent_peer(place: Place) -> object:
 
 def expired(place: Place) -> object:
     net = place.testnet()
+    peer = net.tailnet("peer")
+    place.stack.callback(peer.close)
+    name = peer.up().hostname
     tn = place.up(net)
-    net.control.expire_keys()
+    net.control.expire_keys("node")
     eventually("it has heard", lambda: tn.status().state == "NeedsLogin")
-    return tn.dial("100.64.0.99:80")
+    return tn.dial(f"{name}:80")
+
+
+def expires_meanwhile(place: Place) -> object:
+    net = place.testnet()
+    tn = place.up(net)
+    net.control.add_fake_nodes(1)
+    eventually("it has heard", lambda: tn.status().peers)
+    threading.Timer(0.3, net.control.expire_keys, ["node"]).start()
+    return tn.dial(f"{tn.status().peers[0].ips[0]}:80")
 
 
 def deadline(place: Place) -> object:
@@ -287,7 +300,7 @@ UP = [
         2,
         "connection refused",
         TimeoutError,
-        note="`__cause__` is the last attempt's error",
+        note="`__cause__` is the last failed attempt's error, if there was one",
     ),
     Row(
         "the tailnet demands logs, and `log_upload` is off",
@@ -416,6 +429,13 @@ OTHERS = [
         note="`watch()` tells; extend the key and go on",
     ),
     Row(
+        "`dial`: the key expires while it waits",
+        expires_meanwhile,
+        TailnetAuthError,
+        3,
+        "no longer logged in",
+    ),
+    Row(
         "`dial`: any other failure, with its errno",
         lambda p: p.up(allow_host_network=True).dial("255.255.255.255:80"),
         TailnetDialError,
@@ -484,7 +504,12 @@ def place(net: Testnet, tmp_path: Path) -> Iterator[Place]:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.cause for row in ROWS])
-def test_cause(row: Row, place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_cause(
+    row: Row,
+    place: Place,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     """Each cause gives its class at once, says what, to what and why, and leaves nothing."""
     caplog.set_level("DEBUG", "tailnet")
     if row.provoke is full_disk and os.geteuid() != 0:
@@ -501,6 +526,7 @@ def test_cause(row: Row, place: Place, caplog: pytest.LogCaptureFixture) -> None
     assert row.says in str(error)
     assert len(str(error)) > 20
     assert "\n" not in str(error)
+    assert capfd.readouterr() == ("", "")  # a library prints nothing
     told = "".join(traceback.format_exception(error)) + caplog.text + repr(vars(error))
     assert WRONG not in told
     assert place.net.auth_key not in told

@@ -30,12 +30,14 @@ func (e *embedded) dial(ctx context.Context, addr Address) (_ bridge.Far, local,
 		return nil, local, remote, err
 	}
 	dialer := s.ts.Sys().Dialer.Get()
-	ip, err := e.resolve(ctx, s, addr.Host)
+	running, done := s.whileRunning(ctx)
+	defer done()
+	ip, err := e.resolve(running, s, addr.Host)
 	var c net.Conn
 	switch {
 	case err == nil && dialer.UseNetstackForIP(ip):
 		remote = netip.AddrPortFrom(ip, addr.Port)
-		c, err = dialer.NetstackDialTCP(ctx, remote)
+		c, err = dialer.NetstackDialTCP(running, remote)
 	case e.cfg.AllowHostNetwork && (err == nil || fault.Is(err, fault.Name)):
 		c, err = dialer.UserDial(ctx, "tcp", addr.String())
 	case err == nil:

@@ -51,6 +51,34 @@ type server struct {
 
 	ctx    context.Context // ends before tsnet is closed: its Close takes 5 s while a watcher is open
 	cancel context.CancelFunc
+
+	mu   sync.Mutex
+	runs context.Context // ends when the node stops running, because its key has expired, say
+	rest context.CancelFunc
+}
+
+// note takes in a state of the node.
+func (s *server) note(state ipn.State) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if state != ipn.Running {
+		if s.rest != nil {
+			s.rest()
+		}
+	} else if s.runs == nil || s.runs.Err() != nil {
+		s.runs, s.rest = context.WithCancel(s.ctx)
+	}
+}
+
+// whileRunning bounds an operation by the node's running. A node that does not run would
+// let it wait for ever: its packets go nowhere.
+func (s *server) whileRunning(ctx context.Context) (context.Context, func()) {
+	s.mu.Lock()
+	runs := s.runs
+	s.mu.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(runs, cancel)
+	return ctx, func() { stop(); cancel() }
 }
 
 // timeWait replaces gVisor's 60 s: endpoints in TIME_WAIT are what holds memory after
@@ -109,7 +137,7 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 	case err = <-started:
 	case <-ctx.Done():
 		// Start cannot be cancelled and must not race Close: clean up when it is through.
-		abandoned := *s
+		abandoned := &server{ts: s.ts, lock: s.lock, scratch: s.scratch, cancel: s.cancel}
 		ending := make(chan struct{})
 		e.ending = ending
 		bridge.Go(func() {

@@ -66,7 +66,8 @@ func (e *embedded) join(ctx context.Context, s *server, args UpArgs) (*Identity,
 	e.mu.Lock()
 	s.self = id
 	e.mu.Unlock()
-	bridge.Go(func() { e.cache.follow(s.ctx, s.local) })
+	s.note(ipn.Running)
+	bridge.Go(func() { e.cache.follow(s.ctx, s.local, s.note) })
 	return id, nil
 }
 

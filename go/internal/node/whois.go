@@ -26,9 +26,12 @@ type cache struct {
 // cacheLimit entries of each kind are kept; then the cache starts afresh.
 const cacheLimit = 4096
 
-// follow empties the cache at every change until ctx ends.
-func (c *cache) follow(ctx context.Context, lc *local.Client) {
+// follow empties the cache at every change until ctx ends; onState hears of each state.
+func (c *cache) follow(ctx context.Context, lc *local.Client, onState func(ipn.State)) {
 	follow(ctx, lc, ipn.NotifyInitialState|ipn.NotifyPeerChanges, func(n ipn.Notify) {
+		if n.State != nil {
+			onState(*n.State)
+		}
 		if n.State != nil || n.SelfChange != nil || len(n.PeersChanged)+len(n.PeersRemoved)+len(n.UserProfiles) > 0 || n.Prefs != nil {
 			c.empty()
 		}
