@@ -20,6 +20,7 @@ import contextlib
 import functools
 import ipaddress
 import logging
+import math
 import os
 import socket
 import threading
@@ -178,7 +179,9 @@ class LocalNode:
     def close(self, timeout: float) -> Steps[None]:
         """Drain for at most `timeout` seconds and leave."""
         deadline = _ops.deadline_of(timeout)
-        if deadline is not None:
+        if deadline is None:
+            timeout = math.inf  # None, from callers who do not check types
+        else:
             deadline += _CLOSE_MARGIN
         leaving = self.start_closing(timeout)
         if leaving is None:
