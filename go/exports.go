@@ -71,8 +71,8 @@ func tailnet_stats(answer *C.tailnet_answer) C.int32_t {
 			l, c := n.Count()
 			listening, connections = listening+l, connections+c
 		})
-		return map[string]any{"goroutines": runtime.NumGoroutine(), "nodes": nodes.Len(), "listeners": listening,
-			"connections": connections, "heap_bytes": m.HeapAlloc}, nil
+		return map[string]any{"goroutines": runtime.NumGoroutine(), "own_goroutines": bridge.Goroutines(), "nodes": nodes.Len(),
+			"listeners": listening, "connections": connections, "heap_bytes": m.HeapAlloc}, nil
 	})
 }
 

@@ -80,8 +80,9 @@ typedef struct {
 /* OK {"tailnet", "tailscale", "go"}: the version of each. */
 extern int32_t tailnet_versions(tailnet_answer *answer);
 
-/* OK {"goroutines", "nodes", "listeners", "connections", "heap_bytes"}: what the
- * library holds now, for leak checks and support. */
+/* OK {"goroutines", "own_goroutines", "nodes", "listeners", "connections", "heap_bytes"}:
+ * what the library holds now, for leak checks and support. The goroutines are all of the
+ * Go runtime; its own are those that are not Tailscale's, which come and go as that likes. */
 extern int32_t tailnet_stats(tailnet_answer *answer);
 
 /* PENDING, stream of {"time", "node", "level", "message"}: log lines of every node, from now on. */

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import hashlib
 import http.client
 import http.server
@@ -31,42 +30,15 @@ from anyio.abc import SocketAttribute
 
 from tailnet import TailnetHandle, TailnetListener
 from tailnet.testing import Testnet
-from tests.conftest import WAIT, eventually, nothing_left
+from tests.conftest import WAIT, acquaint, nothing_left
 
 BODY = hashlib.shake_128(b"body").digest(1 << 20)
-
-
-def acquaint(*nodes: TailnetHandle) -> None:
-    """Wait until every node knows every other; else the first dial may take seconds."""
-    for node in nodes:
-        others = {other.fqdn for other in nodes} - {node.fqdn}
-        eventually("they know each other", functools.partial(knows, node, others))
-
-
-def knows(node: TailnetHandle, others: set[str]) -> bool:
-    """Report whether a node has heard of all of these."""
-    return others <= {peer.name for peer in node.status().peers}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def libuv() -> None:
     """Have libuv open the two descriptors that it keeps for good."""
     uvloop.new_event_loop().close()
-
-
-@pytest.fixture(scope="module")
-def server(net: Testnet) -> Iterator[TailnetHandle]:
-    """The node that serves."""
-    with net.tailnet("server") as tn:
-        yield tn
-
-
-@pytest.fixture(scope="module")
-def client(net: Testnet, server: TailnetHandle) -> Iterator[TailnetHandle]:
-    """The node that asks."""
-    with net.tailnet("client") as tn:
-        acquaint(tn, server)
-        yield tn
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import ssl
 import subprocess
@@ -13,11 +14,8 @@ import pytest
 
 from tailnet import TailnetHandle, TailnetListener
 from tailnet.testing import Testnet
-from tests import test_listener
-from tests.conftest import WAIT, eventually, nothing_left
-from tests.test_listener import acquaint, is_taken, wait_in_accept, waits
-
-server = test_listener.server
+from tests.conftest import WAIT, acquaint, eventually, nothing_left
+from tests.test_listener import is_taken, wait_in_accept, waits
 
 
 def test_several_threads_are_woken_from_timeouts(net: Testnet) -> None:
@@ -99,6 +97,23 @@ def test_close_0_resets(net: Testnet, server: TailnetHandle) -> None:
             tn.close(0)
             with pytest.raises(ConnectionResetError):
                 far.recv(1)
+
+
+def test_who_reads_late_reads_all(net: Testnet) -> None:
+    """A peer reads all, and a clean end, also when the node has long been gone."""
+    words = bytes(256 << 10)  # some of it waits in the peer's netstack, and so does our FIN
+    with nothing_left(), net.tailnet("late") as late:
+        tn = net.tailnet("gone").up()
+        with contextlib.ExitStack() as stack:
+            acquaint(tn, late)
+            listener = stack.enter_context(tn.listen(":80"))
+            peers = [stack.enter_context(late.dial(f"{tn.ip}:80")) for _ in range(16)]
+            for _ in peers:
+                stack.enter_context(listener.accept()[0]).sendall(words)
+            tn.close()
+            for peer in peers:
+                with peer.makefile("rb") as file:
+                    assert file.read() == words
 
 
 def test_uvloop_gives_the_port_back(server: TailnetHandle) -> None:

@@ -64,7 +64,7 @@ def joins(net: Testnet) -> tuple[int, int]:
     """Come and go 100 times; return the heap's floor in the beginning and at the end."""
     for _ in range(10):
         join_and_leave(net)
-    with nothing_left():
+    with nothing_left(goroutines=30):
         before = floor(lambda: join_and_leave(net), 20)
         for _ in range(60):
             join_and_leave(net)
@@ -99,7 +99,7 @@ def connections(net: Testnet) -> tuple[int, int]:
         pool.submit(serve)
         for _ in range(10):
             call_100()
-        with nothing_left():
+        with nothing_left(goroutines=30):
             before = floor(call_100, 15)
             list(pool.map(call, range(7_000)))
             return before, floor(call_100, 15)
@@ -199,7 +199,7 @@ def test_1000_cancelled(net: Testnet, what: str) -> None:
             async with tn.watch() as events:
                 await anext(e async for e in events if "fake-1" in str(e))
             async with silent_connections(tn, 100 if what == "receive" else 0):
-                with nothing_left(goroutines=12):
+                with nothing_left():
                     for batch in range(10):
                         await asyncio.gather(*(give_up(tn, 3 * batch + n % 3) for n in range(100)))
 
@@ -210,7 +210,7 @@ def test_1000_cancelled_joins(net: Testnet) -> None:
     """1,000 joins are cancelled at every moment of their first second, and nothing stays."""
 
     async def main() -> None:
-        with nothing_left(goroutines=12):
+        with nothing_left():
             for batch in range(20):
                 tailnets = [net.async_tailnet("torn") for _ in range(50)]
                 tasks = [asyncio.ensure_future(tailnet.up()) for tailnet in tailnets]

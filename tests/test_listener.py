@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import functools
 import gc
 import itertools
 import os
@@ -15,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,34 +22,7 @@ import pytest
 
 from tailnet import TailnetHandle, TailnetListener, TailnetListenError
 from tailnet.testing import Testnet
-from tests.conftest import WAIT, eventually, nothing_left
-
-
-def acquaint(*nodes: TailnetHandle) -> None:
-    """Wait until every node knows every other; else the first dial may take seconds."""
-    for node in nodes:
-        others = {other.fqdn for other in nodes} - {node.fqdn}
-        eventually("they know each other", functools.partial(knows, node, others))
-
-
-def knows(node: TailnetHandle, others: set[str]) -> bool:
-    """Report whether a node has heard of all of these."""
-    return others <= {peer.name for peer in node.status().peers}
-
-
-@pytest.fixture(scope="module")
-def server(net: Testnet) -> Iterator[TailnetHandle]:
-    """The node that listens."""
-    with net.tailnet("server") as tn:
-        yield tn
-
-
-@pytest.fixture(scope="module")
-def client(net: Testnet, server: TailnetHandle) -> Iterator[TailnetHandle]:
-    """The node that dials."""
-    with net.tailnet("client") as tn:
-        acquaint(tn, server)
-        yield tn
+from tests.conftest import WAIT, acquaint, eventually, nothing_left
 
 
 def is_taken(node: TailnetHandle, port: int) -> bool:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import copy
 import errno
-import functools
 import gc
 import hashlib
 import io
@@ -27,36 +26,9 @@ import trustme
 
 from tailnet import TailnetHandle, TailnetListener, TailnetRefused, TailnetSocket, _lib
 from tailnet.testing import Testnet
-from tests.conftest import WAIT, eventually, nothing_left
+from tests.conftest import WAIT, acquaint, eventually, nothing_left
 
 Ends = tuple[TailnetSocket, TailnetSocket]  # the accepted one, the dialed one
-
-
-def acquaint(*nodes: TailnetHandle) -> None:
-    """Wait until every node knows every other; else the first dial may take seconds."""
-    for node in nodes:
-        others = {other.fqdn for other in nodes} - {node.fqdn}
-        eventually("they know each other", functools.partial(knows, node, others))
-
-
-def knows(node: TailnetHandle, others: set[str]) -> bool:
-    """Report whether a node has heard of all of these."""
-    return others <= {peer.name for peer in node.status().peers}
-
-
-@pytest.fixture(scope="module")
-def server(net: Testnet) -> Iterator[TailnetHandle]:
-    """The node that accepts."""
-    with net.tailnet("server") as tn:
-        yield tn
-
-
-@pytest.fixture(scope="module")
-def client(net: Testnet, server: TailnetHandle) -> Iterator[TailnetHandle]:
-    """The node that dials."""
-    with net.tailnet("client") as tn:
-        acquaint(tn, server)
-        yield tn
 
 
 @pytest.fixture(scope="module")

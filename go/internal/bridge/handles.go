@@ -81,7 +81,9 @@ func Recovered(r any) error {
 
 // Go runs f in a goroutine whose panic must not end the Python process.
 func Go(f func()) {
+	goroutines.Add(1)
 	go func() {
+		defer goroutines.Add(-1)
 		defer func() {
 			if r := recover(); r != nil {
 				Recovered(r)
@@ -90,6 +92,11 @@ func Go(f func()) {
 		f()
 	}()
 }
+
+var goroutines atomic.Int64
+
+// Goroutines returns how many that Go has started have not ended.
+func Goroutines() int64 { return goroutines.Load() }
 
 // Logf takes what has no caller to go to. exports.go points it at the log stream.
 var Logf = func(format string, args ...any) {}

@@ -214,14 +214,14 @@ func (s *server) stop() {
 	if s.idle != nil {
 		s.idle.CloseIdleConnections()
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	if s.stack != nil {
-		bridge.Go(func() { discardOutbound(ctx, s.stack) })
-	}
 	closed := make(chan struct{})
 	bridge.Go(func() {
 		defer close(closed)
+		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
+		if s.stack != nil {
+			silence(ctx, s.stack)
+		}
 		s.ts.Close()
 	})
 	select {

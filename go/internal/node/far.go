@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"reflect"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -123,16 +124,39 @@ func outbound(n *netstack.Impl) (packetQueue, bool) {
 	return q, ok
 }
 
-// discardOutbound empties the queue until ctx ends. Impl.Close first stops what
-// empties it, then resets every endpoint left, those in TIME_WAIT too, and blocks for
-// good when 512 resets are in it (facts-tsnet, section 8). Ours have said their FIN.
-func discardOutbound(ctx context.Context, n *netstack.Impl) {
-	q, ok := outbound(n)
-	for ok {
-		p := q.ReadContext(ctx)
-		if p == nil {
-			return
-		}
-		p.DecRef()
+// inject finds what Impl.Close ends its pump of that queue with, and what it waits on.
+func inject(n *netstack.Impl) (*context.CancelFunc, *sync.WaitGroup) {
+	return field[context.CancelFunc](n, "ctxCancel"), field[sync.WaitGroup](n, "injectWG")
+}
+
+func field[T any](n *netstack.Impl, name string) *T {
+	f := reflect.ValueOf(n).Elem().FieldByName(name)
+	if !f.IsValid() || f.Type() != reflect.TypeFor[T]() {
+		return nil
+	}
+	return (*T)(f.Addr().UnsafePointer())
+}
+
+/*
+silence takes over the netstack's outbound queue and throws away what comes, until ctx
+ends. Impl.Close tells its pump to end, then resets every endpoint left, those in TIME_WAIT
+too, although ours have said their FIN. That would go wrong twice:
+
+  - The pump may still pass on some of these resets (its select picks at random), and a
+    peer that has not read our FIN yet would see one. So it is ended before.
+  - With nobody to empty the queue, Close blocks for good when 512 resets are in it
+    (facts-tsnet, section 8).
+*/
+func silence(ctx context.Context, n *netstack.Impl) {
+	if cancel, pump := inject(n); cancel != nil && pump != nil {
+		(*cancel)()
+		pump.Wait()
+	}
+	if q, ok := outbound(n); ok {
+		bridge.Go(func() {
+			for p := q.ReadContext(ctx); p != nil; p = q.ReadContext(ctx) {
+				p.DecRef()
+			}
+		})
 	}
 }

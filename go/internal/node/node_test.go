@@ -93,6 +93,9 @@ func TestReach(t *testing.T) {
 	if _, ok := outbound(new(netstack.Impl)); !ok {
 		t.Error("netstack.Impl has no field linkEP with a ReadContext")
 	}
+	if cancel, pump := inject(new(netstack.Impl)); cancel == nil || pump == nil {
+		t.Error("netstack.Impl has no ctxCancel and injectWG of the types of this version")
+	}
 }
 
 func TestPortsOverlapAsTheKernelHasIt(t *testing.T) {
