@@ -81,7 +81,7 @@ def workspace(go: str, directory: Path, env: Mapping[str, str], into: Path) -> P
         tree = into / original.name
         link_tree(original, tree, Path(patch.file))
         write(tree / patch.file, text.replace(patch.before, patch.after))
-        work += f"replace {patch.module} => {json.dumps(str(tree))}\n"
+        work += f"replace {patch.module} => ./{original.name}\n"  # relative: it is recorded
     write(into / "go.work", work)
     return into / "go.work"
 
