@@ -1,13 +1,11 @@
 package node
 
 import (
-	"context"
 	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
-	"tailscale.com/client/local"
 	"tailscale.com/health"
 	"tailscale.com/ipn"
 
@@ -43,10 +41,6 @@ type progress struct {
 	loginKnown string // the URL the caller knows about already
 	errMessage string
 	loginError string // health's login-state
-}
-
-type busWatcher interface {
-	WatchIPNBus(context.Context, ipn.NotifyWatchOpt) (*local.IPNBusWatcher, error)
 }
 
 // note takes a notification in. Absent fields mean "as before"; health comes whole.

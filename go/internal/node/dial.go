@@ -5,13 +5,10 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"strings"
 	"syscall"
 
-	"golang.org/x/net/dns/dnsmessage"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"tailscale.com/ipn"
-	"tailscale.com/net/tsaddr"
 
 	"tailnet/internal/bridge"
 	"tailnet/internal/fault"
@@ -32,7 +29,7 @@ func (e *embedded) dial(ctx context.Context, addr Address) (_ bridge.Far, local,
 	dialer := s.ts.Sys().Dialer.Get()
 	running, done := s.whileRunning(ctx)
 	defer done()
-	ip, err := e.resolve(running, s, addr.Host)
+	ip, err := s.resolve(running, addr.Host)
 	var c net.Conn
 	switch {
 	case err == nil && dialer.UseNetstackForIP(ip):
@@ -41,10 +38,10 @@ func (e *embedded) dial(ctx context.Context, addr Address) (_ bridge.Far, local,
 	case e.cfg.AllowHostNetwork && (err == nil || fault.Is(err, fault.Name)):
 		c, err = dialer.UserDial(ctx, "tcp", addr.String())
 	case err == nil:
-		return nil, local, remote, e.noRoute(ctx, s, addr, ip)
+		return nil, local, remote, s.noRoute(ctx, addr, ip)
 	}
 	if err != nil {
-		return nil, local, remote, e.dialError(ctx, s, addr, err)
+		return nil, local, remote, s.dialError(ctx, addr, err)
 	}
 	far, err := newFar(c)
 	if err != nil {
@@ -54,8 +51,8 @@ func (e *embedded) dial(ctx context.Context, addr Address) (_ bridge.Far, local,
 	return far, addrPort(c.LocalAddr()), addrPort(c.RemoteAddr()), nil
 }
 
-func (e *embedded) noRoute(ctx context.Context, s *server, addr Address, ip netip.Addr) error {
-	if err := s.notRunning(ctx); err != nil {
+func (s *session) noRoute(ctx context.Context, addr Address, ip netip.Addr) error {
+	if err := s.whyNot(ctx); err != nil {
 		return err
 	}
 	f := fault.New(fault.Unreachable, "cannot dial %v: %v is not on the tailnet, and no peer routes to it; "+
@@ -94,12 +91,12 @@ var dialErrnos = map[string]struct {
 	(&tcpip.ErrNoBufferSpace{}).String():      {fault.Dial, syscall.ENOBUFS},
 }
 
-func (e *embedded) dialError(ctx context.Context, s *server, addr Address, err error) error {
+func (s *session) dialError(ctx context.Context, addr Address, err error) error {
 	var f *fault.Error
 	if errors.As(err, &f) || ctx.Err() != nil {
 		return err
 	}
-	if err := s.notRunning(ctx); err != nil {
+	if err := s.whyNot(ctx); err != nil {
 		return err
 	}
 	cause := err
@@ -121,56 +118,6 @@ func (e *embedded) dialError(ctx context.Context, s *server, addr Address, err e
 		f.Errno = int(syscall.EIO)
 	}
 	return f
-}
-
-// resolve finds the address of a host: an IP address, or a name of the tailnet.
-func (e *embedded) resolve(ctx context.Context, s *server, host string) (netip.Addr, error) {
-	if ip, err := netip.ParseAddr(host); err == nil {
-		return ip.Unmap(), nil
-	}
-	name := strings.ToLower(strings.TrimSuffix(host, "."))
-	ip, generation := e.cache.name(name)
-	if ip.IsValid() {
-		return ip, nil
-	}
-	full := name
-	if !strings.Contains(name, ".") {
-		if _, suffix, ok := strings.Cut(s.self.FQDN, "."); ok {
-			full = name + "." + suffix
-		}
-	}
-	for _, kind := range []string{"A", "AAAA"} {
-		answer, _, err := s.local.QueryDNS(ctx, full+".", kind)
-		if ctx.Err() != nil {
-			return netip.Addr{}, ctx.Err()
-		}
-		if err != nil {
-			continue
-		}
-		if ip := firstAddr(answer); ip.IsValid() {
-			if tsaddr.IsTailscaleIP(ip) { // others have lifetimes of their own
-				e.cache.setName(name, ip, generation)
-			}
-			return ip, nil
-		}
-	}
-	return netip.Addr{}, fault.New(fault.Name, "the tailnet knows no machine or name %q", host)
-}
-
-func firstAddr(answer []byte) netip.Addr {
-	var m dnsmessage.Message
-	if m.Unpack(answer) != nil {
-		return netip.Addr{}
-	}
-	for _, r := range m.Answers {
-		switch b := r.Body.(type) {
-		case *dnsmessage.AResource:
-			return netip.AddrFrom4(b.A)
-		case *dnsmessage.AAAAResource:
-			return netip.AddrFrom16(b.AAAA)
-		}
-	}
-	return netip.Addr{}
 }
 
 func addrPort(a net.Addr) netip.AddrPort {

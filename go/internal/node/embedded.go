@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -33,52 +32,19 @@ type embedded struct {
 	server *server       // nil before up; a pending one while a person must act
 	ending chan struct{} // closed when the server before has given the state directory back; or nil
 	ports  ports
-	cache  cache
 }
 
 func newEmbedded(c *Config) *embedded { return &embedded{cfg: c, log: newLogger(c)} }
 
-// server is one life of a tsnet.Server, with what must be undone after it.
+// server is one life of a tsnet.Server, with what must be undone after it. Its session
+// ends before tsnet is closed, whose Close takes 5 s while a watcher is open.
 type server struct {
+	*session
 	ts      *tsnet.Server
-	local   *local.Client
 	idle    *http.Transport // of local, to let go of its connections
 	stack   *netstack.Impl
 	lock    *os.File // holds the state directory, or the scratch one
 	scratch string   // a temporary directory of ours, or ""
-	self    *Identity
-	url     string // where a person can log in, as an attempt has reported it
-
-	ctx    context.Context // ends before tsnet is closed: its Close takes 5 s while a watcher is open
-	cancel context.CancelFunc
-
-	mu   sync.Mutex
-	runs context.Context // ends when the node stops running, because its key has expired, say
-	rest context.CancelFunc
-}
-
-// note takes in a state of the node.
-func (s *server) note(state ipn.State) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if state != ipn.Running {
-		if s.rest != nil {
-			s.rest()
-		}
-	} else if s.runs == nil || s.runs.Err() != nil {
-		s.runs, s.rest = context.WithCancel(s.ctx)
-	}
-}
-
-// whileRunning bounds an operation by the node's running. A node that does not run would
-// let it wait for ever: its packets go nowhere.
-func (s *server) whileRunning(ctx context.Context) (context.Context, func()) {
-	s.mu.Lock()
-	runs := s.runs
-	s.mu.Unlock()
-	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(runs, cancel)
-	return ctx, func() { stop(); cancel() }
 }
 
 // timeWait replaces gVisor's 60 s: endpoints in TIME_WAIT are what holds memory after
@@ -95,8 +61,8 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 			return nil, ctx.Err()
 		}
 	}
-	s := &server{}
-	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s := &server{session: newSession()}
+	s.whyNot = s.notRunning
 	defer func() {
 		if err != nil {
 			s.release()
@@ -137,7 +103,7 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 	case err = <-started:
 	case <-ctx.Done():
 		// Start cannot be cancelled and must not race Close: clean up when it is through.
-		abandoned := &server{ts: s.ts, lock: s.lock, scratch: s.scratch, cancel: s.cancel}
+		abandoned := &server{session: s.session, ts: s.ts, lock: s.lock, scratch: s.scratch}
 		ending := make(chan struct{})
 		e.ending = ending
 		bridge.Go(func() {
@@ -253,6 +219,14 @@ func (e *embedded) running() (*server, error) {
 	return e.server, nil
 }
 
+func (e *embedded) session() (*session, error) {
+	s, err := e.running()
+	if err != nil {
+		return nil, err
+	}
+	return s.session, nil
+}
+
 func (e *embedded) close() {
 	e.mu.Lock()
 	s := e.server
@@ -267,18 +241,6 @@ func (e *embedded) close() {
 		case <-time.After(stopLimit):
 		}
 	}
-}
-
-func (e *embedded) status(ctx context.Context) (json.RawMessage, error) {
-	s, err := e.running()
-	if err != nil {
-		return nil, err
-	}
-	st, err := s.local.Status(ctx)
-	if err != nil {
-		return nil, fault.New(fault.Internal, "status: %v", err)
-	}
-	return json.Marshal(st)
 }
 
 // settle gives a node that has joined its preferences. tsnet replaces all of them at
@@ -307,14 +269,4 @@ func (s *server) settle(ctx context.Context, c *Config) error {
 		return fault.New(fault.Config, "routes or exit node: %v", err)
 	}
 	return nil
-}
-
-// ownAddr reports whether ip is an address of this node.
-func (s *server) ownAddr(ip netip.Addr) bool {
-	for _, own := range s.self.IPs {
-		if own == ip {
-			return true
-		}
-	}
-	return false
 }

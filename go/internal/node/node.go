@@ -28,13 +28,8 @@ type backend interface {
 	// dial connects to a name or address of the tailnet.
 	dial(ctx context.Context, addr Address) (far bridge.Far, local, remote netip.AddrPort, err error)
 
-	// whois answers from the cache alone where it may not wait.
-	whois(ctx context.Context, addr string, mayWait bool) (json.RawMessage, error)
-
-	status(ctx context.Context) (json.RawMessage, error)
-
-	// watch sends events until the stream ends.
-	watch(s *bridge.Stream)
+	// session is what answers questions about a node that has joined.
+	session() (*session, error)
 }
 
 // Identity is what control assigned; the reply of tailnet_node_up.
@@ -230,22 +225,33 @@ func (n *Node) dial(ctx context.Context, address string) (*Dialed, bridge.Far, e
 
 // WhoIs says who has an address. With mayWait false it answers from the cache, or nil.
 func (n *Node) WhoIs(ctx context.Context, addr string, mayWait bool) (json.RawMessage, error) {
-	ctx, done := n.within(ctx)
-	defer done()
-	doc, err := n.backend.whois(ctx, addr, mayWait)
-	return doc, n.closedOr(err)
+	return n.ask(ctx, func(ctx context.Context, s *session) (json.RawMessage, error) {
+		return s.whois(ctx, addr, mayWait)
+	})
 }
 
 // Status is Tailscale's ipnstate.Status.
 func (n *Node) Status(ctx context.Context) (json.RawMessage, error) {
+	return n.ask(ctx, func(ctx context.Context, s *session) (json.RawMessage, error) { return s.status(ctx) })
+}
+
+func (n *Node) ask(ctx context.Context, f func(context.Context, *session) (json.RawMessage, error)) (json.RawMessage, error) {
+	s, err := n.backend.session()
+	if err != nil {
+		return nil, err
+	}
 	ctx, done := n.within(ctx)
 	defer done()
-	doc, err := n.backend.status(ctx)
+	doc, err := f(ctx, s)
 	return doc, n.closedOr(err)
 }
 
 // Watch sends events until the reader goes or the node closes.
-func (n *Node) Watch(s *bridge.Stream) { n.backend.watch(s) }
+func (n *Node) Watch(stream *bridge.Stream) {
+	if s, err := n.backend.session(); err == nil {
+		s.watch(stream)
+	}
+}
 
 // Count returns the node's open listeners and connections.
 func (n *Node) Count() (listeners, connections int) {

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"net/netip"
@@ -74,12 +73,4 @@ func (s *sidecar) dial(context.Context, Address) (_ bridge.Far, local, remote ne
 	return nil, local, remote, s.unsupported("dial")
 }
 
-func (s *sidecar) whois(context.Context, string, bool) (json.RawMessage, error) {
-	return nil, s.unsupported("whois")
-}
-
-func (s *sidecar) status(context.Context) (json.RawMessage, error) {
-	return nil, s.unsupported("status")
-}
-
-func (s *sidecar) watch(*bridge.Stream) {}
+func (s *sidecar) session() (*session, error) { return nil, s.unsupported("anything") }

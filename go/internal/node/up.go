@@ -44,43 +44,34 @@ func (e *embedded) up(ctx context.Context, args UpArgs) (*Identity, error) {
 
 // join waits until the server runs, and makes it ready.
 func (e *embedded) join(ctx context.Context, s *server, args UpArgs) (*Identity, error) {
-	if err := e.awaitRunning(ctx, s, args); err != nil {
+	if err := s.awaitRunning(ctx, e.cfg, e.log, args); err != nil {
 		return nil, err
 	}
 	if err := s.settle(ctx, e.cfg); err != nil {
 		return nil, err
 	}
-	st, err := s.local.StatusWithoutPeers(ctx)
+	id, _, err := s.identify(ctx, e.cfg.controlName())
 	if err != nil {
-		return nil, fault.New(fault.Internal, "status: %v", err)
+		return nil, err
 	}
-	if len(st.TailscaleIPs) == 0 || st.Self == nil {
-		return nil, fault.New(fault.Connect, "%s let the node in but gave it no address", e.cfg.controlName())
-	}
-	fqdn := strings.TrimSuffix(st.Self.DNSName, ".")
-	hostname, _, _ := strings.Cut(fqdn, ".")
-	if hostname == "" { // MagicDNS is off
-		hostname = st.Self.HostName
-	}
-	id := &Identity{hostname, fqdn, st.TailscaleIPs, cmp.Or(e.cfg.ControlURL, ipn.DefaultControlURL)}
+	id.ControlURL = cmp.Or(e.cfg.ControlURL, ipn.DefaultControlURL)
 	e.mu.Lock()
-	s.self = id
+	s.joined(id)
 	e.mu.Unlock()
-	s.note(ipn.Running)
-	bridge.Go(func() { e.cache.follow(s.ctx, s.local, s.note) })
+	bridge.Go(func() { s.follow(func(ipn.Notify) {}, func() {}) })
 	return id, nil
 }
 
 const upMask = ipn.NotifyInitialState | ipn.NotifyInitialHealthState | ipn.NotifyInitialPrefs
 
 // awaitRunning watches the IPN bus until a row decides.
-func (e *embedded) awaitRunning(ctx context.Context, s *server, args UpArgs) error {
+func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args UpArgs) error {
 	// tsnet's Up waits for ever where control cannot be reached; and its Close takes
 	// 5 s while a watcher is open, so this one ends before we return.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	notes := make(chan ipn.Notify)
-	bridge.Go(func() { follow(ctx, s.local, upMask, func(n ipn.Notify) { deliver(ctx, notes, n) }) })
+	bridge.Go(func() { follow(ctx, s.local, upMask, func(n ipn.Notify) { deliver(ctx, notes, n) }, func() {}) })
 
 	var w progress
 	w.loginKnown = args.KnownURL
@@ -90,7 +81,7 @@ func (e *embedded) awaitRunning(ctx context.Context, s *server, args UpArgs) err
 	}
 	loginGrace := time.NewTimer(grace)
 	defer loginGrace.Stop()
-	silence := time.NewTimer(e.cfg.connectTimeout())
+	silence := time.NewTimer(c.connectTimeout())
 	defer silence.Stop()
 	approval := time.NewTimer(time.Hour)
 	approval.Stop()
@@ -101,31 +92,31 @@ func (e *embedded) awaitRunning(ctx context.Context, s *server, args UpArgs) err
 			return ctx.Err()
 		case <-silence.C:
 			if w.waitsForPerson() {
-				silence.Reset(e.cfg.connectTimeout())
+				silence.Reset(c.connectTimeout())
 				continue
 			}
-			return fault.New(fault.Connect, "no answer from %s within %v (state %v)", e.cfg.controlName(), e.cfg.connectTimeout(), w.state)
+			return fault.New(fault.Connect, "no answer from %s within %v (state %v)", c.controlName(), c.connectTimeout(), w.state)
 		case <-loginGrace.C:
 			if !args.WaitForPerson {
 				w.loginKnown = ""
 			}
 		case <-approval.C:
 			if w.state == ipn.NeedsMachineAuth && !args.WaitForPerson {
-				return fault.New(fault.ApprovalRequired, "machine %q has logged in and waits for an admin of the tailnet to approve it", e.cfg.Hostname)
+				return fault.New(fault.ApprovalRequired, "machine %q has logged in and waits for an admin of the tailnet to approve it", c.Hostname)
 			}
 		case n := <-notes:
 			before := w.state
 			w.note(n)
 			if w.state != before {
-				silence.Reset(e.cfg.connectTimeout())
+				silence.Reset(c.connectTimeout())
 			}
 			if w.state == ipn.NeedsMachineAuth && before != ipn.NeedsMachineAuth {
 				approval.Reset(grace)
 			}
 		}
-		running, err := w.decide(e.cfg, args.WaitForPerson)
+		running, err := w.decide(c, args.WaitForPerson)
 		if err != nil {
-			err.Message = e.log.redact(err.Message)
+			err.Message = log.redact(err.Message)
 			s.url = w.url
 			return err
 		}
@@ -140,33 +131,6 @@ func deliver(ctx context.Context, notes chan<- ipn.Notify, n ipn.Notify) {
 	case notes <- n:
 	case <-ctx.Done():
 	}
-}
-
-// follow calls f with every notification until ctx ends. A watch that falls behind
-// is cut off by the bus; it is then taken up again, with a new snapshot.
-func follow(ctx context.Context, lc busWatcher, mask ipn.NotifyWatchOpt, f func(ipn.Notify)) {
-	for ctx.Err() == nil {
-		w, err := lc.WatchIPNBus(ctx, mask)
-		for err == nil {
-			var n ipn.Notify
-			if n, err = w.Next(); err == nil && !fellBehind(n) {
-				f(n)
-			}
-		}
-		if w != nil {
-			w.Close()
-		}
-		if ctx.Err() == nil { // not at once: the backend may be going away
-			select {
-			case <-ctx.Done():
-			case <-time.After(50 * time.Millisecond):
-			}
-		}
-	}
-}
-
-func fellBehind(n ipn.Notify) bool {
-	return n.ErrMessage != nil && strings.Contains(*n.ErrMessage, "IPN bus consumer fell behind")
 }
 
 // startError classifies what tsnet's Start returns.

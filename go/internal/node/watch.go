@@ -1,7 +1,6 @@
 package node
 
 import (
-	"context"
 	"net/netip"
 	"reflect"
 	"strings"
@@ -56,26 +55,6 @@ type (
 
 const watchMask = ipn.NotifyInitialState | ipn.NotifyInitialHealthState | ipn.NotifyInitialStatus | ipn.NotifyPeerChanges
 
-// watch translates the IPN bus. After a loss the reader gets a new snapshot, for
-// which the bus is watched anew.
-func (e *embedded) watch(stream *bridge.Stream) {
-	s, err := e.running()
-	if err != nil {
-		return
-	}
-	for stream.Context().Err() == nil {
-		ctx, cancel := context.WithCancel(stream.Context())
-		stop := context.AfterFunc(s.ctx, cancel)
-		w := watcher{stream: stream, local: s.local, resync: cancel, ids: map[tailcfg.NodeID]string{}, peers: map[string]peer{}}
-		follow(ctx, s.local, watchMask, w.note)
-		stop()
-		cancel()
-		if s.ctx.Err() != nil {
-			return
-		}
-	}
-}
-
 type watcher struct {
 	stream *bridge.Stream
 	local  *local.Client
@@ -84,6 +63,13 @@ type watcher struct {
 	peers  map[string]peer           // as sent last: control may repeat a whole tailnet for one change
 	expiry keyExpiryEvent
 }
+
+func newWatcher(stream *bridge.Stream, lc *local.Client, resync func()) *watcher {
+	return &watcher{stream: stream, local: lc, resync: resync, ids: map[tailcfg.NodeID]string{}, peers: map[string]peer{}}
+}
+
+// lost says that there is nobody to say more: a tailscaled is gone.
+func (w *watcher) lost() { w.send(stateEvent{"state", ipn.NoState.String()}) }
 
 func (w *watcher) send(event any) {
 	if w.stream.Send(event) {
@@ -159,10 +145,17 @@ func (w *watcher) snapshot(st *ipnstate.Status) {
 	}
 	w.keyExpiry(expiry)
 	p := peersEvent{"peers", []peer{}, []string{}}
+	before := w.peers // not empty where a bus that was gone is back
+	w.peers = map[string]peer{}
 	for _, ps := range st.Peer {
 		now := peer{string(ps.ID), strings.TrimSuffix(ps.DNSName, "."), ps.TailscaleIPs, ps.Online}
 		w.peers[now.ID] = now
 		p.Changed = append(p.Changed, now)
+	}
+	for id := range before {
+		if _, still := w.peers[id]; !still {
+			p.Removed = append(p.Removed, id)
+		}
 	}
 	w.send(p)
 }

@@ -1,0 +1,66 @@
+package node
+
+import (
+	"encoding/json"
+	"net/netip"
+	"sync"
+)
+
+// cache holds what a server asks again for every connection: who has an address,
+// which address a name has. Any change of the network map empties it, so an answer
+// is never older than the map.
+type cache struct {
+	mu         sync.Mutex
+	generation uint64
+	people     map[netip.Addr]json.RawMessage
+	names      map[string]netip.Addr
+}
+
+// cacheLimit entries of each kind are kept; then the cache starts afresh.
+const cacheLimit = 4096
+
+func (c *cache) empty() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.generation++
+	c.people, c.names = nil, nil
+}
+
+// The getters also return the generation an answer must be stored under: one that
+// was asked for before a change must not be stored after it.
+
+func (c *cache) person(ip netip.Addr) (json.RawMessage, uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.people[ip], c.generation
+}
+
+func (c *cache) setPerson(ip netip.Addr, doc json.RawMessage, generation uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if generation != c.generation {
+		return
+	}
+	if c.people == nil || len(c.people) >= cacheLimit {
+		c.people = map[netip.Addr]json.RawMessage{}
+	}
+	c.people[ip] = doc
+}
+
+func (c *cache) name(name string) (netip.Addr, uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.names[name], c.generation
+}
+
+func (c *cache) setName(name string, ip netip.Addr, generation uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if generation != c.generation {
+		return
+	}
+	if c.names == nil || len(c.names) >= cacheLimit {
+		c.names = map[string]netip.Addr{}
+	}
+	c.names[name] = ip
+}

@@ -1,0 +1,279 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+	"tailscale.com/client/local"
+	"tailscale.com/ipn"
+	"tailscale.com/ipn/ipnstate"
+	"tailscale.com/net/tsaddr"
+
+	"tailnet/internal/bridge"
+	"tailnet/internal/fault"
+)
+
+// A session is one life of a node as its LocalAPI shows it. What can be asked of a node
+// is asked here, whether the API is tsnet's, in this process, or a tailscaled's.
+type session struct {
+	local *local.Client
+	self  *Identity // nil until it has joined
+	url   string    // where a person can log in, as an attempt has reported it
+	cache cache
+
+	ctx    context.Context // ends when the node leaves
+	cancel context.CancelFunc
+
+	// whyNot says why a node that had joined does not run, or returns nil where it does.
+	whyNot func(ctx context.Context) error
+
+	mu   sync.Mutex
+	runs context.Context // ends when the node stops running, because its key has expired, say
+	rest context.CancelFunc
+}
+
+func newSession() *session {
+	s := &session{}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
+}
+
+// note takes in a state of the node.
+func (s *session) note(state ipn.State) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if state != ipn.Running {
+		if s.rest != nil {
+			s.rest()
+		}
+	} else if s.runs == nil || s.runs.Err() != nil {
+		s.runs, s.rest = context.WithCancel(s.ctx)
+	}
+}
+
+// whileRunning bounds an operation by the node's running. A node that does not run would
+// let it wait for ever: its packets go nowhere.
+func (s *session) whileRunning(ctx context.Context) (context.Context, func()) {
+	s.mu.Lock()
+	runs := s.runs
+	s.mu.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(runs, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
+// joined takes the node for one that has joined.
+func (s *session) joined(id *Identity) {
+	s.self = id
+	s.note(ipn.Running)
+}
+
+// identify asks who the node is.
+func (s *session) identify(ctx context.Context, control string) (*Identity, *ipnstate.Status, error) {
+	st, err := s.local.StatusWithoutPeers(ctx)
+	if err != nil {
+		return nil, nil, fault.New(fault.Internal, "status: %v", err)
+	}
+	if len(st.TailscaleIPs) == 0 || st.Self == nil {
+		return nil, nil, fault.New(fault.Connect, "%s let the node in but gave it no address", control)
+	}
+	fqdn := strings.TrimSuffix(st.Self.DNSName, ".")
+	hostname, _, _ := strings.Cut(fqdn, ".")
+	if hostname == "" { // MagicDNS is off
+		hostname = st.Self.HostName
+	}
+	return &Identity{Hostname: hostname, FQDN: fqdn, IPs: st.TailscaleIPs}, st, nil
+}
+
+// follow calls f with every notification until the session ends, and keeps the state and
+// the cache in step. lost is called when the bus is gone.
+func (s *session) follow(f func(ipn.Notify), lost func()) {
+	follow(s.ctx, s.local, ipn.NotifyInitialState|ipn.NotifyPeerChanges, func(n ipn.Notify) {
+		if n.State != nil {
+			s.note(*n.State)
+		}
+		if n.State != nil || n.SelfChange != nil || len(n.PeersChanged)+len(n.PeersRemoved)+len(n.UserProfiles) > 0 || n.Prefs != nil {
+			s.cache.empty()
+		}
+		f(n)
+	}, lost)
+	s.cache.empty()
+}
+
+// follow calls f with every notification until ctx ends. A watch that falls behind
+// is cut off by the bus; it is then taken up again, with a new snapshot. lost is called,
+// once, when the bus is gone for another reason.
+func follow(ctx context.Context, lc busWatcher, mask ipn.NotifyWatchOpt, f func(ipn.Notify), lost func()) {
+	here := true
+	for pause := firstPause; ctx.Err() == nil; pause = min(2*pause, lastPause) {
+		w, err := lc.WatchIPNBus(ctx, mask)
+		behind := false
+		for err == nil {
+			var n ipn.Notify
+			if n, err = w.Next(); err == nil {
+				here, pause = true, firstPause
+				if behind = fellBehind(n); !behind {
+					f(n)
+				}
+			}
+		}
+		if w != nil {
+			w.Close()
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if here && !behind {
+			here = false
+			lost()
+		}
+		select { // not at once: the backend may be going away
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
+}
+
+// Between two tries to get at a bus that is gone. A tailscaled that restarts is away for
+// about a second.
+const firstPause, lastPause = 50 * time.Millisecond, 400 * time.Millisecond
+
+type busWatcher interface {
+	WatchIPNBus(context.Context, ipn.NotifyWatchOpt) (*local.IPNBusWatcher, error)
+}
+
+func fellBehind(n ipn.Notify) bool {
+	return n.ErrMessage != nil && strings.Contains(*n.ErrMessage, "IPN bus consumer fell behind")
+}
+
+func (s *session) status(ctx context.Context) (json.RawMessage, error) {
+	st, err := s.local.Status(ctx)
+	if err != nil {
+		return nil, s.failed(ctx, "status", err)
+	}
+	return json.Marshal(st)
+}
+
+// failed classifies what the LocalAPI did not answer.
+func (s *session) failed(ctx context.Context, what string, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if why := s.whyNot(ctx); why != nil {
+		return why
+	}
+	return fault.New(fault.Internal, "%s: %v", what, err)
+}
+
+// whois answers with Tailscale's own document; with mayWait false from the cache, or nil.
+func (s *session) whois(ctx context.Context, addr string, mayWait bool) (json.RawMessage, error) {
+	ip, err := netip.ParseAddr(addr)
+	if err != nil {
+		ap, err := netip.ParseAddrPort(addr)
+		if err != nil {
+			return nil, fault.New(fault.Config, "whois: %q is neither an IP address nor ip:port", addr)
+		}
+		ip = ap.Addr()
+	}
+	ip = ip.Unmap()
+	doc, generation := s.cache.person(ip)
+	if doc != nil || !mayWait {
+		return doc, nil
+	}
+	who, err := s.local.WhoIs(ctx, ip.String())
+	if errors.Is(err, local.ErrPeerNotFound) {
+		return nil, fault.New(fault.NotFound, "whois: nobody on the tailnet has the address %v", ip)
+	} else if err != nil {
+		return nil, s.failed(ctx, "whois "+ip.String(), err)
+	}
+	if doc, err = json.Marshal(who); err != nil {
+		return nil, fault.New(fault.Internal, "whois %v: %v", ip, err)
+	}
+	s.cache.setPerson(ip, doc, generation)
+	return doc, nil
+}
+
+// resolve finds the address of a host: an IP address, or a name of the tailnet.
+func (s *session) resolve(ctx context.Context, host string) (netip.Addr, error) {
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return ip.Unmap(), nil
+	}
+	name := strings.ToLower(strings.TrimSuffix(host, "."))
+	ip, generation := s.cache.name(name)
+	if ip.IsValid() {
+		return ip, nil
+	}
+	full := name
+	if !strings.Contains(name, ".") {
+		if _, suffix, ok := strings.Cut(s.self.FQDN, "."); ok {
+			full = name + "." + suffix
+		}
+	}
+	for _, kind := range []string{"A", "AAAA"} {
+		answer, _, err := s.local.QueryDNS(ctx, full+".", kind)
+		if ctx.Err() != nil {
+			return netip.Addr{}, ctx.Err()
+		}
+		if err != nil {
+			continue
+		}
+		if ip := firstAddr(answer); ip.IsValid() {
+			if tsaddr.IsTailscaleIP(ip) { // others have lifetimes of their own
+				s.cache.setName(name, ip, generation)
+			}
+			return ip, nil
+		}
+	}
+	if err := s.whyNot(ctx); err != nil {
+		return netip.Addr{}, err
+	}
+	return netip.Addr{}, fault.New(fault.Name, "the tailnet knows no machine or name %q", host)
+}
+
+func firstAddr(answer []byte) netip.Addr {
+	var m dnsmessage.Message
+	if m.Unpack(answer) != nil {
+		return netip.Addr{}
+	}
+	for _, r := range m.Answers {
+		switch b := r.Body.(type) {
+		case *dnsmessage.AResource:
+			return netip.AddrFrom4(b.A)
+		case *dnsmessage.AAAAResource:
+			return netip.AddrFrom16(b.AAAA)
+		}
+	}
+	return netip.Addr{}
+}
+
+// ownAddr reports whether ip is an address of this node.
+func (s *session) ownAddr(ip netip.Addr) bool {
+	for _, own := range s.self.IPs {
+		if own == ip {
+			return true
+		}
+	}
+	return false
+}
+
+// watch translates the IPN bus. After a loss the reader gets a new snapshot, for
+// which the bus is watched anew.
+func (s *session) watch(stream *bridge.Stream) {
+	for stream.Context().Err() == nil {
+		ctx, cancel := context.WithCancel(stream.Context())
+		stop := context.AfterFunc(s.ctx, cancel)
+		w := newWatcher(stream, s.local, cancel)
+		follow(ctx, s.local, watchMask, w.note, w.lost)
+		stop()
+		cancel()
+		if s.ctx.Err() != nil {
+			return
+		}
+	}
+}

@@ -1,0 +1,21 @@
+//go:build !linux
+
+package proxied
+
+import (
+	"net"
+	"net/netip"
+	"runtime"
+
+	"tailnet/internal/fault"
+)
+
+// AcceptedUID cannot be known on this platform.
+func AcceptedUID(*net.TCPConn) (uint32, error) { return 0, unknowable() }
+
+// OwnerUID cannot be known on this platform.
+func OwnerUID(local, remote netip.AddrPort) (uid uint32, err error) { return 0, unknowable() }
+
+func unknowable() error {
+	return fault.New(fault.Unsupported, "who owns a TCP connection cannot be known on %s", runtime.GOOS)
+}
