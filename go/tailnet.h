@@ -112,7 +112,8 @@ extern int32_t tailnet_listen(tailnet_handle node, tailnet_str args, tailnet_han
 /* OK. New connections are refused from now on; those handed over stay. */
 extern int32_t tailnet_listener_close(tailnet_handle listener);
 
-/* PENDING, reply {"connection", "local", "remote"}. `args` is {"address": "host:port"}; the host is
+/* PENDING, reply {"connection", "local", "remote", "whole": bool}. With "whole", shutting one
+ * direction down ends the other one too. `args` is {"address": "host:port"}; the host is
  * an IP address or a name of the tailnet. `fd` is one end of a unix stream socket pair, of which a
  * duplicate is taken: the caller keeps the other end, which becomes the connection. Closed before
  * that, it ends the connection as soon as there is one. */

@@ -231,6 +231,7 @@ class TailnetListener(TcpLike):
                 own=listening.own_address(peer.address[0] if peer else None),
                 peer=peer.address if peer else ("", 0),
                 connection=peer.connection if peer else 0,
+                whole=peer.whole if peer else False,
                 keeps=listening.node,
                 inet=self._inet,
             )

@@ -174,6 +174,8 @@ class LocalNode:
                     raise
                 self._document = document
                 _live.add(self)
+                if ignored := self.config.ignored():
+                    log.info("[%s] not used: %s", self.name, ignored)
             return self._handle
 
     def close(self, timeout: float) -> Steps[None]:
@@ -261,6 +263,7 @@ class LocalNode:
                 own=parse_address(answer["local"]),
                 peer=parse_address(answer["remote"]),
                 connection=answer["connection"],
+                whole=answer["whole"],
             )
             connection.settimeout(leave_timeout)
             return connection

@@ -23,6 +23,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from . import _lib
+from .errors import TailnetUnsupported
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -41,6 +42,7 @@ class PeerName(NamedTuple):
 
     connection: int
     address: Address
+    whole: bool  # both directions end at once
 
 
 def parse_address(text: str) -> Address:
@@ -52,17 +54,17 @@ def parse_address(text: str) -> Address:
 def parse_peer_name(name: object) -> PeerName | None:
     r"""Parse what getpeername(2) says of a connection: b"\0<nonce>/<connection>/<ip:port>".
 
-    On macOS, which has no such names, it is a path that ends in "<nonce>-<connection>-<ip:port>".
-    Returns None for any other name.
+    A last word "/whole" says that both directions end at once. On macOS, which has no such names,
+    it is a path that ends in "<nonce>-<connection>-<ip:port>". Returns None for any other name.
     """
     try:
         if isinstance(name, bytes) and name[:1] == b"\0":
-            _, connection, address = name.decode("ascii").split("/")
+            _, connection, address, *ends = name.decode("ascii").split("/")
         elif isinstance(name, str):
-            _, connection, address = name.rpartition("/")[2].split("-")
+            _, connection, address, *ends = name.rpartition("/")[2].split("-")
         else:
             return None
-        return PeerName(int(connection), parse_address(address))
+        return PeerName(int(connection), parse_address(address), ends == ["whole"])
     except ValueError:
         return None
 
@@ -130,9 +132,11 @@ class TailnetSocket(TcpLike):
       Code that reads the descriptor in C (an SSLSocket, uvloop) sees a plain end instead.
     - Closing it never waits: what was written goes on to the peer, while the node is up. It ends
       in order, whatever SO_LINGER says.
+    - Through a `tailscaled` without a TUN, `shutdown(SHUT_WR)` raises TailnetUnsupported: the
+      daemon would drop the answer with it.
     """
 
-    __slots__ = ("_connection", "_keeps", "_peer")
+    __slots__ = ("_connection", "_keeps", "_peer", "_whole")
 
     def __init__(
         self,
@@ -141,17 +145,19 @@ class TailnetSocket(TcpLike):
         own: Address,
         peer: Address,
         connection: int,
+        whole: bool = False,
         keeps: object = None,
         inet: bool = False,
     ) -> None:
         super().__init__(fileno, own, inet=inet)
+        self._whole = whole
         self._peer = peer
         self._connection = connection
         self._keeps = keeps  # the node: as long as this is held, it is not taken for forgotten
 
-    def _begin(self, *, own: Address, peer: Address, connection: int) -> None:
+    def _begin(self, *, own: Address, peer: Address, connection: int, whole: bool) -> None:
         """Be that connection: a dial makes the socket before it knows."""
-        self._own, self._peer, self._connection = own, peer, connection
+        self._own, self._peer, self._connection, self._whole = own, peer, connection, whole
 
     def __repr__(self) -> str:
         state = "closed" if self.fileno() < 0 else f"fd={self.fileno()}"
@@ -169,6 +175,7 @@ class TailnetSocket(TcpLike):
             own=self._own,
             peer=self._peer,
             connection=self._connection,
+            whole=self._whole,
             keeps=self._keeps,
             inet=self._inet,
         )
@@ -177,6 +184,20 @@ class TailnetSocket(TcpLike):
         return twin
 
     # --- the end of a connection --------------------------------------------------------------
+
+    def shutdown(self, how: int) -> None:
+        """Shut a direction down, or both; as of `socket.socket`.
+
+        Raises:
+            TailnetUnsupported: for SHUT_WR, where both directions end at once. Nothing has changed.
+        """
+        if how == socket.SHUT_WR and self._whole and self.fileno() >= 0:
+            raise TailnetUnsupported(
+                "shutdown(SHUT_WR): this tailscaled, which has no TUN, ends both directions at"
+                " once, and the answer would be lost; say in your protocol where a message ends, close()"
+                ' the connection, or use backend="embedded"'
+            )
+        super().shutdown(how)
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
         """Receive; as of `socket.socket`, but a connection cut off is ConnectionResetError."""

@@ -77,6 +77,21 @@ OURS = {
 # What else Tailscale's code and Go's standard library read from the environment.
 SHARED = {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"}
 
+_OF_TAILSCALED = {"tailscaled_socket", "tailscaled_managed", "tailscaled_path"}
+# What is decided where the daemon is set up.
+_OF_THE_NODE = {
+    "hostname",
+    "tags",
+    "state_dir",
+    "ephemeral",
+    "port",
+    "accept_routes",
+    "exit_node",
+    "advertise_routes",
+    "log_upload",
+    "tailscaled_path",
+}
+
 # from_env: variable -> field. The names are those of Tailscale's container image where it has one.
 VARIABLES = {
     "TS_HOSTNAME": "hostname",
@@ -173,9 +188,14 @@ class TailnetConfig(Settings):
         default=None, description="tailscaled's socket. None: where Tailscale puts it."
     )
     tailscaled_managed: bool = Field(
-        default=False, description="Whether to run tailscaled as a child."
+        default=False,
+        description="Whether to run tailscaled as a child, in userspace mode: with a socket of its "
+        "own, on state_dir, until the node is closed or this process ends.",
     )
-    tailscaled_path: File | None = Field(default=None, description="tailscaled. None: from PATH.")
+    tailscaled_path: File | None = Field(
+        default=None,
+        description="The tailscaled to run. None: from PATH, then the sbin directories.",
+    )
     accept_routes: bool = Field(default=False, description="Use the subnets that peers route.")
     exit_node: str | None = Field(
         default=None, description="The peer, by IP or name, that takes traffic to the internet."
@@ -396,11 +416,11 @@ class TailnetConfig(Settings):
         return {
             "backend": self.backend,
             "hostname": self.hostname,
-            "auth_key": self.resolved_auth_key(environ) if self.backend == "embedded" else "",
+            "auth_key": self.resolved_auth_key(environ),
             "client_secret": secret,
             "tags": list(self.tags),
             "control_url": self.resolved_control_url(environ),
-            "state_dir": self.resolved_state_dir(environ),
+            "state_dir": "" if self._daemon_is_theirs() else self.resolved_state_dir(environ),
             "ephemeral": self.ephemeral,
             "port": self.port,
             "accept_routes": self.accept_routes,
@@ -414,6 +434,20 @@ class TailnetConfig(Settings):
             "tailscaled_path": str(self.tailscaled_path or ""),
             "process": {"log_upload": self.log_upload, "env": _shared_environment(environ)},
         }
+
+    def _daemon_is_theirs(self) -> bool:
+        return self.backend == "tailscaled" and not self.tailscaled_managed
+
+    def ignored(self) -> str:
+        """Say which fields were given that this backend does not use, and why; or ""."""
+        if self.backend == "embedded":
+            names, why = _OF_TAILSCALED, 'they are for backend="tailscaled"'
+        elif self._daemon_is_theirs():
+            names, why = _OF_THE_NODE, "a tailscaled that runs has settings of its own"
+        else:
+            names, why = {"tailscaled_socket"}, "a managed tailscaled has a private one"
+        given = sorted(names & self.model_fields_set)
+        return f"{', '.join(given)} ({why})" if given else ""
 
 
 def _documented(cls: type[TailnetConfig]) -> str:

@@ -73,7 +73,7 @@ func dialed(t *testing.T, s *Conns) (python *net.UnixConn, peer *net.TCPConn, id
 	far, peer := tcpPair(t)
 	id = NewID()
 	python, end := pythonsPair(t)
-	if err := s.Dialed(id, Kernel(far), peerAddr, end); err != nil {
+	if err := s.Dialed(id, Kernel(far), peerAddr, EachWay, end); err != nil {
 		t.Fatal(err)
 	}
 	return python, peer, id
@@ -199,7 +199,7 @@ func TestDrainDeliversAndEnds(t *testing.T) {
 	}
 	far, _ := tcpPair(t)
 	_, end := pythonsPair(t)
-	if err := s.Dialed(NewID(), Kernel(far), peerAddr, end); !fault.Is(err, fault.Closed) {
+	if err := s.Dialed(NewID(), Kernel(far), peerAddr, EachWay, end); !fault.Is(err, fault.Closed) {
 		t.Errorf("a connection after Drain: %v", err)
 	}
 }
@@ -254,7 +254,7 @@ func TestHandOverNamesThePeerAndRefusesWhenFull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := NewAcceptor(&s, path, 1)
+	a, err := NewAcceptor(&s, path, 1, EachWay)
 	if err != nil {
 		t.Fatal(err)
 	}

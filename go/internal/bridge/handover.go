@@ -4,6 +4,8 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"net/netip"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -35,13 +37,25 @@ func TakeEnd(fd int) (End, error) {
 
 // Dialed joins a dialed connection to Python's socket pair. Our end is named after
 // the peer, as that of an accepted one is.
-func (s *Conns) Dialed(id uint64, far Far, peer netip.AddrPort, end End) error {
-	end.raw.Control(func(fd uintptr) { bindName(int(fd), newNonce(), id, peer) }) // nameless is fine
+func (s *Conns) Dialed(id uint64, far Far, peer netip.AddrPort, ends Ends, end End) error {
+	end.raw.Control(func(fd uintptr) { bindName(int(fd), newNonce(), id, peer, ends) }) // nameless is fine
 	if !s.start(id, far, end.near) {
 		return fault.New(fault.Closed, "the node was closed while dialing %v", peer)
 	}
 	return nil
 }
+
+// Ends says how a connection can end; where it is a word, its name ends with that.
+type Ends string
+
+const (
+	// EachWay: each direction ends by itself, as TCP has it.
+	EachWay Ends = ""
+
+	// AsOne: when one direction ends, the other one is lost. Python must know, or it
+	// would end its direction and wait for an answer.
+	AsOne Ends = "whole"
+)
 
 // An Acceptor hands connections to the listening unix socket at a path.
 type Acceptor struct {
@@ -50,6 +64,7 @@ type Acceptor struct {
 	dial    string // what to connect to
 	nonce   string // makes our names unguessable, so that nobody can take them before us
 	backlog int64
+	ends    Ends
 	waiting atomic.Int64
 	closed  chan struct{}
 	isShut  atomic.Bool
@@ -57,7 +72,7 @@ type Acceptor struct {
 
 // NewAcceptor opens the socket file at path. At most backlog connections wait here
 // when Python's own queue is full.
-func NewAcceptor(conns *Conns, path string, backlog int) (*Acceptor, error) {
+func NewAcceptor(conns *Conns, path string, backlog int, ends Ends) (*Acceptor, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFSOCK {
 		return nil, fault.New(fault.Argument, "there is no listening socket at %s", path)
@@ -67,7 +82,7 @@ func NewAcceptor(conns *Conns, path string, backlog int) (*Acceptor, error) {
 		return nil, fault.New(fault.Argument, "cannot open the listening socket %s: %v", path, err)
 	}
 	return &Acceptor{conns: conns, file: file, dial: dial, nonce: newNonce(),
-		backlog: int64(max(backlog, 1)), closed: make(chan struct{})}, nil
+		backlog: int64(max(backlog, 1)), ends: ends, closed: make(chan struct{})}, nil
 }
 
 // Full reports whether a new connection must be refused.
@@ -108,8 +123,8 @@ func (a *Acceptor) connect(id uint64, peer netip.AddrPort) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	if err := bindName(fd, a.nonce, id, peer); err == unix.EADDRINUSE {
-		bindName(fd, newNonce(), id, peer) // someone sits on our name; and nameless is better than not at all
+	if err := bindName(fd, a.nonce, id, peer, a.ends); err == unix.EADDRINUSE {
+		bindName(fd, newNonce(), id, peer, a.ends) // someone sits on our name; and nameless is better than not at all
 	}
 	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: a.dial}); err != nil {
 		unix.Close(fd)
@@ -134,6 +149,15 @@ func (a *Acceptor) Close() {
 			unix.Close(a.file)
 		}
 	})
+}
+
+// spell joins what the name of a connection says.
+func spell(separator, nonce string, id uint64, peer netip.AddrPort, ends Ends) string {
+	words := []string{nonce, strconv.FormatUint(id, 10), peer.String()}
+	if ends != EachWay {
+		words = append(words, string(ends))
+	}
+	return strings.Join(words, separator)
 }
 
 func newNonce() string {

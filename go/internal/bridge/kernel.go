@@ -3,16 +3,39 @@ package bridge
 import (
 	"io"
 	"net"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// Kernel carries a TCP connection of this host.
-func Kernel(c *net.TCPConn) Far { return kernelConn{c} }
+// HostConn is a connection of this host's kernel: TCP, or a unix one.
+type HostConn interface {
+	net.Conn
+	syscall.Conn
+	CloseWrite() error
+}
 
-type kernelConn struct{ *net.TCPConn }
+// Kernel carries a connection of this host, of which early was read already.
+func Kernel(c HostConn, early ...byte) Far { return &kernelConn{c, early} }
 
-func (c kernelConn) AwaitReadable() error {
+type kernelConn struct {
+	HostConn
+	early []byte
+}
+
+func (c *kernelConn) Read(b []byte) (int, error) {
+	if len(c.early) > 0 {
+		n := copy(b, c.early)
+		c.early = c.early[n:]
+		return n, nil
+	}
+	return c.HostConn.Read(b)
+}
+
+func (c *kernelConn) AwaitReadable() error {
+	if len(c.early) > 0 {
+		return nil
+	}
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return err
@@ -36,9 +59,11 @@ func (c kernelConn) AwaitReadable() error {
 }
 
 // Delivered: the kernel delivers after close(2) by itself.
-func (c kernelConn) Delivered() bool { return true }
+func (c *kernelConn) Delivered() bool { return true }
 
-func (c kernelConn) Abort() {
-	c.SetLinger(0)
+func (c *kernelConn) Abort() {
+	if t, ok := c.HostConn.(*net.TCPConn); ok {
+		t.SetLinger(0)
+	}
 	c.Close()
 }

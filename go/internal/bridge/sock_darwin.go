@@ -1,7 +1,6 @@
 package bridge
 
 import (
-	"fmt"
 	"net/netip"
 	"os"
 
@@ -33,8 +32,8 @@ func socket() (int, error) {
 
 // bindName: macOS has no abstract names, so the name is a path, gone at once; the
 // kernel keeps it for getpeername(2) all the same.
-func bindName(fd int, nonce string, id uint64, peer netip.AddrPort) error {
-	name := fmt.Sprintf("%s/%s-%d-%s", os.TempDir(), nonce, id, peer)
+func bindName(fd int, nonce string, id uint64, peer netip.AddrPort, ends Ends) error {
+	name := os.TempDir() + "/" + spell("-", nonce, id, peer, ends)
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: name}); err != nil {
 		return err
 	}

@@ -17,8 +17,8 @@ func socket() (int, error) {
 
 // bindName gives fd the abstract name that spells its peer, so that the kernel
 // carries the peer's address to whoever calls accept(2) or getpeername(2).
-func bindName(fd int, nonce string, id uint64, peer netip.AddrPort) error {
-	return unix.Bind(fd, &unix.SockaddrUnix{Name: fmt.Sprintf("@%s/%d/%s", nonce, id, peer)})
+func bindName(fd int, nonce string, id uint64, peer netip.AddrPort, ends Ends) error {
+	return unix.Bind(fd, &unix.SockaddrUnix{Name: "@" + spell("/", nonce, id, peer, ends)})
 }
 
 // openSocketFile pins the listening socket's file: it can be connected to through

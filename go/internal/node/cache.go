@@ -14,6 +14,7 @@ type cache struct {
 	generation uint64
 	people     map[netip.Addr]json.RawMessage
 	names      map[string]netip.Addr
+	routes     []netip.Prefix // what peers have and route; nil where it is not known
 }
 
 // cacheLimit entries of each kind are kept; then the cache starts afresh.
@@ -23,7 +24,7 @@ func (c *cache) empty() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.generation++
-	c.people, c.names = nil, nil
+	c.people, c.names, c.routes = nil, nil, nil
 }
 
 // The getters also return the generation an answer must be stored under: one that
@@ -63,4 +64,18 @@ func (c *cache) setName(name string, ip netip.Addr, generation uint64) {
 		c.names = map[string]netip.Addr{}
 	}
 	c.names[name] = ip
+}
+
+func (c *cache) routed() ([]netip.Prefix, uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.routes, c.generation
+}
+
+func (c *cache) setRouted(routes []netip.Prefix, generation uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if generation == c.generation {
+		c.routes = routes
+	}
 }

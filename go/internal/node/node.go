@@ -22,6 +22,9 @@ type backend interface {
 	// close leaves the tailnet; connections have been drained before.
 	close()
 
+	// ends says how the connections of a node that has joined can end.
+	ends() bridge.Ends
+
 	// listen makes connections to addr arrive at a.
 	listen(ctx context.Context, addr Address, a *bridge.Acceptor) (port uint16, stop func(), err error)
 
@@ -144,7 +147,7 @@ func (l *Listener) Begin(ctx context.Context, address, path string, backlog int)
 	}
 	ctx, done := n.within(ctx)
 	defer done()
-	acceptor, err := bridge.NewAcceptor(&n.conns, path, backlog)
+	acceptor, err := bridge.NewAcceptor(&n.conns, path, backlog, n.backend.ends())
 	if err != nil {
 		return err
 	}
@@ -193,6 +196,8 @@ type Dialed struct {
 	Connection uint64         `json:"connection"`
 	Local      netip.AddrPort `json:"local"`
 	Remote     netip.AddrPort `json:"remote"`
+	Whole      bool           `json:"whole"` // shutting one direction down loses the other one
+	ends       bridge.Ends
 }
 
 // Dial connects, and joins the connection to Python's socket pair. It takes
@@ -203,7 +208,7 @@ func (n *Node) Dial(ctx context.Context, address string, end bridge.End) (*Diale
 		end.Close()
 		return nil, err
 	}
-	return d, n.conns.Dialed(d.Connection, far, d.Remote, end)
+	return d, n.conns.Dialed(d.Connection, far, d.Remote, d.ends, end)
 }
 
 func (n *Node) dial(ctx context.Context, address string) (*Dialed, bridge.Far, error) {
@@ -220,29 +225,41 @@ func (n *Node) dial(ctx context.Context, address string) (*Dialed, bridge.Far, e
 	if err != nil {
 		return nil, nil, n.closedOr(err)
 	}
-	return &Dialed{bridge.NewID(), local, remote}, far, nil
+	ends := n.backend.ends()
+	return &Dialed{bridge.NewID(), local, remote, ends == bridge.AsOne, ends}, far, nil
 }
 
 // WhoIs says who has an address. With mayWait false it answers from the cache, or nil.
 func (n *Node) WhoIs(ctx context.Context, addr string, mayWait bool) (json.RawMessage, error) {
-	return n.ask(ctx, func(ctx context.Context, s *session) (json.RawMessage, error) {
-		return s.whois(ctx, addr, mayWait)
-	})
+	ip, err := netip.ParseAddr(addr)
+	if err != nil {
+		ap, err := netip.ParseAddrPort(addr)
+		if err != nil {
+			return nil, fault.New(fault.Config, "whois: %q is neither an IP address nor ip:port", addr)
+		}
+		ip = ap.Addr()
+	}
+	s, err := n.backend.session()
+	if err != nil && !mayWait {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	ctx, done := n.within(ctx)
+	defer done()
+	doc, err := s.whois(ctx, ip.Unmap(), mayWait)
+	return doc, n.closedOr(err)
 }
 
 // Status is Tailscale's ipnstate.Status.
 func (n *Node) Status(ctx context.Context) (json.RawMessage, error) {
-	return n.ask(ctx, func(ctx context.Context, s *session) (json.RawMessage, error) { return s.status(ctx) })
-}
-
-func (n *Node) ask(ctx context.Context, f func(context.Context, *session) (json.RawMessage, error)) (json.RawMessage, error) {
 	s, err := n.backend.session()
 	if err != nil {
 		return nil, err
 	}
 	ctx, done := n.within(ctx)
 	defer done()
-	doc, err := f(ctx, s)
+	doc, err := s.status(ctx)
 	return doc, n.closedOr(err)
 }
 

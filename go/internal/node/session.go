@@ -172,16 +172,7 @@ func (s *session) failed(ctx context.Context, what string, err error) error {
 }
 
 // whois answers with Tailscale's own document; with mayWait false from the cache, or nil.
-func (s *session) whois(ctx context.Context, addr string, mayWait bool) (json.RawMessage, error) {
-	ip, err := netip.ParseAddr(addr)
-	if err != nil {
-		ap, err := netip.ParseAddrPort(addr)
-		if err != nil {
-			return nil, fault.New(fault.Config, "whois: %q is neither an IP address nor ip:port", addr)
-		}
-		ip = ap.Addr()
-	}
-	ip = ip.Unmap()
+func (s *session) whois(ctx context.Context, ip netip.Addr, mayWait bool) (json.RawMessage, error) {
 	doc, generation := s.cache.person(ip)
 	if doc != nil || !mayWait {
 		return doc, nil

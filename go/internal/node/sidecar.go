@@ -1,76 +1,402 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
+	"net"
+	"net/http"
 	"net/netip"
-	"os"
+	"strconv"
+	"strings"
+	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"tailscale.com/client/local"
 	"tailscale.com/ipn"
 	"tailscale.com/ipn/ipnstate"
 	"tailscale.com/paths"
+	"tailscale.com/safesocket"
 
 	"tailnet/internal/bridge"
 	"tailnet/internal/fault"
+	"tailnet/internal/proxied"
 )
 
-// sidecar is a node run by a tailscaled on this machine. So far it finds out whether
-// one could be used and says what is in the way; carrying connections through it is
-// the next backend to be built.
+/*
+sidecar is a node that a tailscaled runs: one that is there, or a child of ours (child.go).
+Everything is asked through its LocalAPI, with Tailscale's own client. How connections come
+in is serve.go, how they go out through.go; a daemon with a TUN needs neither, its node's
+addresses are the kernel's (tun.go).
+
+The daemon lives on its own terms: it restarts, is stopped, logs out, switches to another
+account. The session then does not run, and says why; it runs again when the same node is
+back, and listeners with it.
+*/
 type sidecar struct {
-	cfg    *Config
-	client local.Client
+	cfg *Config
+	log *logger
+
+	mu   sync.Mutex
+	life *life // nil before the first up; a pending one while a person must act
 }
 
-func newSidecar(c *Config) *sidecar {
-	socket := c.TailscaledSocket
-	if socket == "" {
-		socket = paths.DefaultTailscaledSocket()
-	}
-	return &sidecar{c, local.Client{Socket: socket, UseSocketOnly: true}}
+// life is what we have of a daemon from up to close. What join finds out is not changed
+// after it.
+type life struct {
+	*session
+	cfg   *Config
+	log   *logger
+	where string // its socket, for messages
+	child *child // where we run it
+	tun   bool   // its node is on a network interface of the kernel
+	uid   uint32 // whom it belongs to
+	node  string // its node's stable ID: another one is not ours
+	serve serving
 }
+
+func newSidecar(c *Config) *sidecar { return &sidecar{cfg: c, log: newLogger(c)} }
 
 // probeLimit: a daemon on this machine that does not answer within a second will not.
 const probeLimit = time.Second
 
-func (s *sidecar) up(ctx context.Context, _ UpArgs) (*Identity, error) {
+// newClient returns the client of the LocalAPI at a socket, or at the usual place.
+func newClient(socket string) *local.Client {
+	c := &local.Client{Socket: socket, UseSocketOnly: socket != ""} // macOS has variants without a socket file
+	c.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dialLocal(ctx, c) },
+		MaxIdleConnsPerHost: 8, IdleConnTimeout: 10 * time.Second}
+	return c
+}
+
+// dialLocal connects to the LocalAPI. The client's own dialer tries again for seconds where
+// there is nobody; a service must hear that at once.
+func dialLocal(ctx context.Context, c *local.Client) (net.Conn, error) {
+	var d net.Dialer
+	if !c.UseSocketOnly {
+		if port, _, err := safesocket.LocalTCPPortAndToken(); err == nil { // macOS, the app
+			return d.DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		}
+	}
+	return d.DialContext(ctx, "unix", cmp.Or(c.Socket, paths.DefaultTailscaledSocket()))
+}
+
+func (s *sidecar) up(ctx context.Context, args UpArgs) (*Identity, error) {
+	s.mu.Lock()
+	l := s.life
+	s.mu.Unlock()
+	if l != nil && l.self != nil {
+		return l.self, nil
+	}
+	if l == nil {
+		var err error
+		if l, err = s.reach(ctx); err != nil {
+			return nil, err
+		}
+	}
+	id, err := l.join(ctx, args)
+	pending := fault.Is(err, fault.LoginRequired) || fault.Is(err, fault.ApprovalRequired) || args.WaitForPerson && ctx.Err() != nil
+	if err != nil && !pending {
+		l.end()
+		l = nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		l.joined(id)
+		bridge.Go(func() { l.follow(l.note, func() { l.session.note(ipn.NoState) }) })
+	}
+	s.life = l
+	return id, err
+}
+
+// reach finds the daemon, or starts it.
+func (s *sidecar) reach(ctx context.Context) (*life, error) {
+	l := &life{session: newSession(), cfg: s.cfg, log: s.log}
+	socket := s.cfg.TailscaledSocket
+	if s.cfg.TailscaledManaged {
+		var err error
+		if l.child, err = startChild(s.cfg, s.log); err != nil {
+			return nil, err
+		}
+		socket = l.child.socket
+	}
+	l.local = newClient(socket)
+	l.where = cmp.Or(socket, paths.DefaultTailscaledSocket())
+	l.session.whyNot = l.whyNot
+	return l, nil
+}
+
+// join makes sure that the daemon runs, that we may talk to it, and that it is logged in.
+func (l *life) join(ctx context.Context, args UpArgs) (*Identity, error) {
+	st, err := l.probe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	prefs, err := l.local.GetPrefs(ctx)
+	if err != nil {
+		return nil, l.absent(err)
+	}
+	if err := l.sameControl(prefs); err != nil {
+		return nil, err
+	}
+	if st.BackendState != ipn.Running.String() {
+		if err := l.hopeless(st.BackendState); err != nil {
+			return nil, err
+		}
+		if l.child != nil && l.url == "" || st.BackendState == ipn.NeedsLogin.String() && l.key() != "" {
+			if err := l.login(ctx, prefs); err != nil {
+				return nil, err
+			}
+		}
+		if err := l.awaitRunning(ctx, l.cfg, l.log, args); err != nil {
+			return nil, err
+		}
+	}
+	id, st, err := l.identify(ctx, l.cfg.controlName())
+	if err != nil {
+		return nil, err
+	}
+	id.ControlURL = cmp.Or(prefs.ControlURL, ipn.DefaultControlURL)
+	l.tun, l.node = st.TUN, string(st.Self.ID)
+	l.serve.init(l.session, l.log)
+	return id, nil
+}
+
+// probe asks the daemon for its state, and whose it is. A child may take as long as an
+// attempt.
+func (l *life) probe(ctx context.Context) (st *ipnstate.Status, err error) {
+	limit := probeLimit
+	if l.child != nil {
+		limit = l.cfg.connectTimeout()
+	}
+	within, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		if st, err = l.local.StatusWithoutPeers(within); err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if l.child == nil || within.Err() != nil || l.child.ended() != nil {
+			return nil, l.absent(err)
+		}
+		select {
+		case <-within.Done():
+		case <-l.child.done:
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	c, err := dialLocal(within, l.local)
+	if err != nil {
+		return nil, l.absent(err)
+	}
+	defer c.Close()
+	if u, ok := c.(*net.UnixConn); ok {
+		l.uid, err = proxied.PeerUID(u)
+	}
+	return st, err
+}
+
+// absent says why the daemon does not answer.
+func (l *life) absent(err error) error {
+	switch {
+	case l.child != nil:
+		if ended := l.child.ended(); ended != nil {
+			return ended
+		}
+		return fault.New(fault.NotRunning, "the tailscaled started for this node does not answer: %v", err)
+	case errors.Is(err, fs.ErrNotExist):
+		return fault.New(fault.NotRunning, "tailscaled is not running: there is no socket %s; "+
+			"start it (sudo systemctl start tailscaled), or set tailscaled_socket", l.where)
+	case local.IsAccessDeniedError(err) || errors.Is(err, fs.ErrPermission):
+		return fault.New(fault.NotRunning, "tailscaled at %s does not permit this user; "+
+			"sudo tailscale set --operator=$USER allows it", l.where)
+	case errors.Is(err, unix.ECONNREFUSED):
+		return fault.New(fault.NotRunning, "tailscaled is not running: nobody listens at its socket %s; "+
+			"start it (sudo systemctl start tailscaled)", l.where)
+	}
+	return fault.New(fault.NotRunning, "what listens at %s does not answer as a tailscaled does: %s", l.where, l.log.redact(err.Error()))
+}
+
+// hopeless says what must be done where waiting will not help, or returns nil.
+func (l *life) hopeless(state string) error {
+	switch {
+	case state == ipn.Stopped.String() && l.child == nil:
+		return fault.New(fault.NotRunning, "tailscaled at %s is stopped; run: sudo tailscale up", l.where)
+	case state == ipn.NeedsLogin.String() && l.child == nil && l.key() == "":
+		return fault.New(fault.NotRunning, "tailscaled at %s is logged out; run: sudo tailscale up, or give an auth_key", l.where)
+	case state == ipn.InUseOtherUser.String():
+		return fault.New(fault.NotRunning, "tailscaled at %s is in use by another user of this machine", l.where)
+	}
+	return nil
+}
+
+// whyNot is the session's.
+func (l *life) whyNot(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, probeLimit)
 	defer cancel()
-	var st *ipnstate.Status
-	_, err := os.Stat(s.client.Socket) // the client would try again until its time is up
-	if err == nil {
-		st, err = s.client.StatusWithoutPeers(ctx)
-	}
+	st, err := l.local.StatusWithoutPeers(ctx)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, fault.New(fault.NotRunning, "tailscaled is not running: there is no socket %s; "+
-			"start it (sudo systemctl start tailscaled), or set tailscaled_socket", s.client.Socket)
-	case errors.Is(err, fs.ErrPermission) || local.IsAccessDeniedError(err):
-		return nil, fault.New(fault.NotRunning, "tailscaled at %s does not permit this user; "+
-			"sudo tailscale set --operator=$USER allows it", s.client.Socket)
 	case err != nil:
-		return nil, fault.New(fault.NotRunning, "tailscaled does not answer at %s: %v", s.client.Socket, err)
+		return l.absent(err)
+	case st.BackendState == ipn.NeedsLogin.String() && st.HaveNodeKey:
+		return fault.New(fault.Auth, "node %q is no longer logged in: its key has expired or was removed; extend it in the admin console, "+
+			"or run: sudo tailscale up --force-reauth", l.self.Hostname)
 	case st.BackendState != ipn.Running.String():
-		return nil, fault.New(fault.NotRunning, "tailscaled at %s is %s, not Running; run: tailscale up", s.client.Socket, st.BackendState)
+		if err := l.hopeless(st.BackendState); err != nil {
+			return err
+		}
+		return fault.New(fault.NotRunning, "tailscaled at %s is %s, not Running", l.where, st.BackendState)
+	case st.Self != nil && string(st.Self.ID) != l.node:
+		return fault.New(fault.NotRunning, "tailscaled at %s is another node now, %s, after a login or a switch of accounts; "+
+			"make a new Tailnet to use that one", l.where, strings.TrimSuffix(st.Self.DNSName, "."))
 	}
-	return nil, s.unsupported("joining")
+	return nil
 }
 
-func (s *sidecar) unsupported(what string) error {
-	return fault.New(fault.Unsupported, "%s through a running tailscaled is not built yet; backend=\"embedded\" can do it", what)
+func (l *life) key() string { return cmp.Or(l.cfg.AuthKey, l.cfg.ClientSecret) }
+
+// sameControl: a daemon that is on another tailnet than the configuration says is a mistake.
+func (l *life) sameControl(prefs *ipn.Prefs) error {
+	has, want := cmp.Or(prefs.ControlURL, ipn.DefaultControlURL), l.cfg.ControlURL
+	if want == "" || l.child != nil || !prefs.WantRunning || strings.TrimSuffix(has, "/") == strings.TrimSuffix(want, "/") {
+		return nil
+	}
+	return fault.New(fault.Config, "control_url: is %s, but tailscaled at %s uses %s; leave it out, or name the other tailscaled by tailscaled_socket",
+		want, l.where, has)
 }
 
-func (s *sidecar) close() {}
-
-func (s *sidecar) listen(context.Context, Address, *bridge.Acceptor) (uint16, func(), error) {
-	return 0, nil, s.unsupported("listen")
+// login does what `tailscale up --auth-key` does. A daemon that is not ours keeps its
+// other preferences.
+func (l *life) login(ctx context.Context, prefs *ipn.Prefs) (err error) {
+	prefs.WantRunning, prefs.LoggedOut = true, false
+	if l.cfg.ControlURL != "" {
+		prefs.ControlURL = l.cfg.ControlURL
+	}
+	if l.child != nil {
+		prefs.Hostname = l.cfg.Hostname
+		prefs.AdvertiseTags = l.cfg.Tags
+		prefs.RouteAll = l.cfg.AcceptRoutes
+		prefs.AdvertiseRoutes = l.cfg.routes
+		if l.cfg.ExitNode != "" {
+			if prefs.ExitNodeIP, err = netip.ParseAddr(l.cfg.ExitNode); err != nil {
+				return fault.New(fault.Config, "exit_node: with tailscaled_managed it must be an IP address, and is %q", l.cfg.ExitNode)
+			}
+		}
+	}
+	if err := l.local.Start(ctx, ipn.Options{AuthKey: l.key(), UpdatePrefs: prefs}); err != nil {
+		return l.absent(err)
+	}
+	if err := l.local.StartLoginInteractive(ctx); err != nil {
+		return l.absent(err)
+	}
+	return nil
 }
 
-func (s *sidecar) dial(context.Context, Address) (_ bridge.Far, local, remote netip.AddrPort, _ error) {
-	return nil, local, remote, s.unsupported("dial")
+// note takes in what the daemon says while the node is up.
+func (l *life) note(n ipn.Notify) {
+	if n.SessionID != "" { // the first of a watch; our entries live as long as that
+		l.serve.resume(n.SessionID)
+	}
+	if n.SelfChange != nil && string(n.SelfChange.StableID) != l.node ||
+		n.State != nil && *n.State == ipn.Running && l.whyNot(l.ctx) != nil {
+		l.session.note(ipn.NoState) // another node's running is not ours
+	}
 }
 
-func (s *sidecar) session() (*session, error) { return nil, s.unsupported("anything") }
+func (s *sidecar) joined() (*life, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.life == nil || s.life.self == nil {
+		return nil, fault.New(fault.Closed, "the node has not joined the tailnet, or has left it")
+	}
+	return s.life, nil
+}
+
+// ends: a daemon without a TUN drops both directions when one ends, of connections it
+// forwards (forwardTCPWithProxyProtocol) and of those it dials (serveDial).
+func (s *sidecar) ends() bridge.Ends {
+	if l, err := s.joined(); err != nil || !l.tun {
+		return bridge.AsOne
+	}
+	return bridge.EachWay
+}
+
+func (s *sidecar) session() (*session, error) {
+	l, err := s.joined()
+	if err != nil {
+		return nil, err
+	}
+	return l.session, nil
+}
+
+func (s *sidecar) close() {
+	s.mu.Lock()
+	l := s.life
+	s.life = nil
+	s.mu.Unlock()
+	if l == nil {
+		return
+	}
+	if l.self != nil {
+		if l.child != nil {
+			awaitQuiet(l.local)
+		} else {
+			l.serve.clear()
+		}
+	}
+	l.end()
+}
+
+// end lets go of the daemon: its watch ends, and our entries with that. A child ends.
+func (l *life) end() {
+	l.cancel()
+	l.local.Transport.(*http.Transport).CloseIdleConnections()
+	l.child.stop()
+}
+
+// quietLimit bounds awaitQuiet: what is left of close()'s three seconds is not known here.
+// A daemon that has sent nothing for so long as quiet has nothing to send.
+const (
+	quietLimit = 2 * time.Second
+	quiet      = 300 * time.Millisecond
+)
+
+// awaitQuiet waits until a daemon that is about to end sends nothing any more: what was
+// written is in its netstack, and it would end without sending it.
+func awaitQuiet(lc *local.Client) {
+	ctx, cancel := context.WithTimeout(context.Background(), quietLimit)
+	defer cancel()
+	for last, since := int64(-1), time.Now(); time.Since(since) < quiet; {
+		text, err := lc.UserMetrics(ctx)
+		if err != nil {
+			return
+		}
+		if n := outboundBytes(text); n != last {
+			if last >= 0 {
+				since = time.Now()
+			}
+			last = n
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(quiet / 10):
+		}
+	}
+}
+
+// outboundBytes adds up what the daemon has sent to peers, over every path.
+func outboundBytes(metrics []byte) (n int64) {
+	for line := range strings.Lines(string(metrics)) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok && strings.HasPrefix(name, "tailscaled_outbound_bytes_total") {
+			v, _ := strconv.ParseFloat(value, 64)
+			n += int64(v)
+		}
+	}
+	return n
+}

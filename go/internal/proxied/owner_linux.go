@@ -67,15 +67,15 @@ func AcceptedUID(c *net.TCPConn) (uint32, error) {
 	}
 	// CLOSE_WAIT: the peer has sent its FIN, and our end is where it was.
 	if info.State != unix.BPF_TCP_ESTABLISHED && info.State != unix.BPF_TCP_CLOSE_WAIT {
-		return 0, fmt.Errorf("%v has reset the connection", remote)
+		return 0, fmt.Errorf("the connection from %v was reset (state %d)", remote, info.State)
 	}
 	return uid, nil
 }
 
 // OwnerUID returns the uid that owns the TCP socket of this host (this network namespace)
 // whose own address is local and whose peer is remote. An error with fault.Unsupported says
-// that Linux will not tell; any other one, that there is no such socket, or that no process
-// has it.
+// that Linux will not tell, one with fault.Resource that it cannot now; any other one, that
+// there is no such socket, or that no process has it.
 //
 // It is the uid of the process that made the socket, even where that has become another
 // user since, or has given the socket away.
@@ -130,7 +130,7 @@ func ask(request []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(answer) != 1 || answer[0].Header.Type != unix.SOCK_DIAG_BY_FAMILY || len(answer[0].Data) < messageSize {
+	if len(answer) != 1 || answer[0].Header.Type != unix.SOCK_DIAG_BY_FAMILY || len(answer[0].Data) < 16 {
 		return nil, fmt.Errorf("%d messages that are no answer", len(answer))
 	}
 	return answer[0].Data, nil
@@ -139,6 +139,9 @@ func ask(request []byte) ([]byte, error) {
 // owner reads the uid out of an inet_diag_msg, if it is about the socket asked for and a
 // process has that.
 func owner(m []byte, local, remote netip.AddrPort) (uint32, error) {
+	if len(m) < messageSize {
+		return 0, fault.New(fault.Unsupported, "Linux answers who owns %v in %d bytes, not %d", local, len(m), messageSize)
+	}
 	// Where no connection fits, the kernel looks for a listener at the local address
 	// (inet_lookup in inet_diag_find_one_icsk, net/ipv4/inet_diag.c): that is another socket,
 	// maybe of another user.
@@ -156,10 +159,11 @@ func owner(m []byte, local, remote netip.AddrPort) (uint32, error) {
 	default:
 		return 0, fmt.Errorf("the socket that joins %v to %v is in state %d", local, remote, state)
 	}
-	// After close(2) a socket lives on without a process while it delivers, then in
-	// TIME_WAIT, which may also call itself FIN_WAIT2 (tw_substate). The uid is then 0
-	// whosever it was (before Linux 6.17 for all of these, for TIME_WAIT ever since), which
-	// is to say root's, which is to say the daemon's. It has no inode: that tells.
+	// After close(2) a socket lives on without a process while it delivers, and then in
+	// TIME_WAIT, which may also call itself FIN_WAIT2 (tw_substate). Its uid is then 0
+	// whosever it was: in TIME_WAIT always, before that on kernels older than c51da3f7a161
+	// ("net: remove sock_i_uid()", 2025). That would be root, as the daemon is. But it has
+	// no inode either.
 	if binary.NativeEndian.Uint32(m[messageNode:]) == 0 {
 		return 0, fmt.Errorf("the socket that joins %v to %v was closed by its owner (state %d)", local, remote, state)
 	}

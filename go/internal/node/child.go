@@ -1,0 +1,233 @@
+package node
+
+import (
+	"bufio"
+	"cmp"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tailnet/internal/bridge"
+	"tailnet/internal/fault"
+)
+
+// A child is a tailscaled of our own: in userspace mode, at a private socket, on a state
+// directory that it alone holds. It ends with us, also where we are killed.
+type child struct {
+	socket  string
+	cmd     *exec.Cmd
+	alive   *os.File // the daemon ends when nobody holds this any more
+	lock    *os.File
+	scratch string
+	state   *os.File // holds the state directory
+	done    chan struct{}
+
+	mu   sync.Mutex
+	last []string // its last lines, for what killed it
+	err  error    // how it ended
+}
+
+const (
+	lastLines = 5
+
+	// endLimit: tailscaled takes some ten milliseconds, and as long as control lets it
+	// wait where it logs an ephemeral node out.
+	endLimit = 2 * time.Second
+
+	// aliveFD is where the child finds the pipe: the first of ExtraFiles.
+	aliveFD = 3
+)
+
+// sbins is where packages install tailscaled, and where an ordinary user's PATH does not look.
+var sbins = []string{"/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin"}
+
+func findTailscaled(c *Config) (string, error) {
+	if c.TailscaledPath != "" {
+		path, err := exec.LookPath(c.TailscaledPath)
+		if err != nil {
+			return "", fault.New(fault.NotRunning, "tailscaled_path: cannot run %s: %v", c.TailscaledPath, errors.Unwrap(err))
+		}
+		return path, nil
+	}
+	if path, err := exec.LookPath("tailscaled"); err == nil {
+		return path, nil
+	}
+	for _, dir := range sbins {
+		if path, err := exec.LookPath(filepath.Join(dir, "tailscaled")); err == nil {
+			return path, nil
+		}
+	}
+	return "", fault.New(fault.NotRunning, "there is no tailscaled on PATH to run; install Tailscale (https://tailscale.com/download), "+
+		"set tailscaled_path, or use backend=\"embedded\", which needs none")
+}
+
+// startChild starts a daemon. It does not answer yet.
+func startChild(c *Config, log *logger) (_ *child, err error) {
+	path, err := findTailscaled(c)
+	if err != nil {
+		return nil, err
+	}
+	k := &child{done: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			k.release()
+		}
+	}()
+	if k.scratch, k.lock, err = makeScratch(c); err != nil {
+		return nil, err
+	}
+	k.socket = filepath.Join(k.scratch, "tailscaled.sock")
+	args := []string{"--tun=userspace-networking", "--socket=" + k.socket, "--port=" + strconv.Itoa(int(c.Port))}
+	if c.Ephemeral || c.StateDir == "" {
+		args = append(args, "--state=mem:", "--statedir="+k.scratch)
+	} else {
+		if k.state, err = lockState(c.StateDir); err != nil {
+			return nil, err
+		}
+		args = append(args, "--statedir="+c.StateDir)
+	}
+	if !c.Process.LogUpload {
+		args = append(args, "--no-logs-no-support")
+	}
+	read, write, err := os.Pipe()
+	if err != nil {
+		return nil, fault.For(fault.Internal, err, "no pipe to tailscaled")
+	}
+	k.alive = write
+	defer read.Close()
+	out, in, err := os.Pipe()
+	if err != nil {
+		return nil, fault.For(fault.Internal, err, "no pipe from tailscaled")
+	}
+	defer in.Close()
+	k.cmd = exec.Command(path, args...)
+	k.cmd.Stdout, k.cmd.Stderr = in, in
+	k.cmd.ExtraFiles = []*os.File{read}
+	k.cmd.Env = childEnv()
+	k.cmd.SysProcAttr = childAttr() // a process group of its own: Ctrl-C is for us, who then end it in order
+	started := make(chan error, 1)
+	bridge.Go(func() {
+		// The kernel sends the signal of childAttr when the thread ends that started it.
+		runtime.LockOSThread()
+		err := k.cmd.Start()
+		started <- err
+		if err == nil {
+			k.wait()
+		}
+	})
+	if err = <-started; err != nil {
+		out.Close()
+		return nil, fault.For(fault.NotRunning, err, "cannot run %s", path)
+	}
+	bridge.Go(func() { k.passOn(out, log.at("debug")) })
+	return k, nil
+}
+
+// childEnv is Go's environment, which holds what Python's holds (process.go), without what
+// is between us and whoever started us.
+func childEnv() []string {
+	env := []string{"TS_PARENT_DEATH_FD=" + strconv.Itoa(aliveFD)} // tailscaled.go: it exits when the pipe is closed
+	for _, kv := range os.Environ() {
+		name, _, _ := strings.Cut(kv, "=")
+		switch name {
+		case "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID", "TS_PARENT_DEATH_FD":
+		default:
+			env = append(env, kv)
+		}
+	}
+	return env
+}
+
+var timestamp = regexp.MustCompile(`^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d `)
+
+// passOn passes the daemon's lines to the log.
+func (k *child) passOn(out io.ReadCloser, logf func(string, ...any)) {
+	defer out.Close()
+	lines := bufio.NewReaderSize(out, 1<<16)
+	for {
+		b, _, err := lines.ReadLine() // of longer lines, a part each
+		if err != nil {
+			return
+		}
+		line := timestamp.ReplaceAllString(string(b), "")
+		k.mu.Lock()
+		k.last = append(k.last, line)[max(0, len(k.last)+1-lastLines):]
+		k.mu.Unlock()
+		logf("tailscaled: %s", line)
+	}
+}
+
+func (k *child) wait() {
+	err := k.cmd.Wait()
+	how := "without an error"
+	if err != nil {
+		how = err.Error()
+	}
+	k.mu.Lock()
+	k.err = fault.New(fault.NotRunning, "the tailscaled started for this node has ended (%s); up() starts another; its last words: %s",
+		how, cmp.Or(secrets.ReplaceAllString(strings.Join(k.last, "; "), "..."), "none"))
+	k.mu.Unlock()
+	close(k.done)
+}
+
+// ended says how the daemon ended, or returns nil where it runs.
+func (k *child) ended() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.err
+}
+
+// stop ends the daemon, and gives back what it had.
+func (k *child) stop() {
+	if k == nil {
+		return
+	}
+	k.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-k.done:
+	case <-time.After(endLimit):
+		k.cmd.Process.Kill()
+		<-k.done
+	}
+	k.release()
+}
+
+func (k *child) release() {
+	if k.alive != nil {
+		k.alive.Close()
+	}
+	if k.state != nil {
+		unlockState(k.state)
+	}
+	if k.scratch != "" {
+		os.RemoveAll(k.scratch)
+	}
+	if k.lock != nil {
+		unlockState(k.lock)
+	}
+}
+
+// makeScratch makes a temporary directory that is known to be in use as long as it is
+// locked (src/tailnet/_scratch.py).
+func makeScratch(c *Config) (dir string, lock *os.File, err error) {
+	if dir, err = os.MkdirTemp("", "tailnet-scratch-"); err == nil {
+		if lock, err = os.Open(dir); err == nil {
+			err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		}
+	}
+	if err != nil {
+		return dir, lock, fault.For(fault.Config, err, "no temporary directory for node %q", c.Hostname)
+	}
+	return dir, lock, nil
+}

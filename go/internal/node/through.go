@@ -1,0 +1,147 @@
+package node
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"tailscale.com/client/tailscale/apitype"
+	"tailscale.com/safesocket"
+	"tailscale.com/tailcfg"
+
+	"tailnet/internal/bridge"
+	"tailnet/internal/fault"
+)
+
+/*
+dial goes through the daemon: its LocalAPI answers "101 Switching Protocols", and the
+connection to it then is the one to the peer. Tailscale's client can do that, but hands out
+a reader with a buffer and no descriptor to wait on; so this one request is made here.
+*/
+func (s *sidecar) dial(ctx context.Context, addr Address) (far bridge.Far, local, remote netip.AddrPort, err error) {
+	l, err := s.joined()
+	if err != nil {
+		return nil, local, remote, err
+	}
+	running, done := l.whileRunning(ctx)
+	defer done()
+	ip, err := l.resolve(running, addr.Host)
+	direct := s.cfg.AllowHostNetwork && fault.Is(err, fault.Name)
+	if err == nil {
+		remote = netip.AddrPortFrom(ip, addr.Port)
+		if l.tun {
+			var routed bool
+			if routed, err = l.routes(running, ip); err == nil && routed {
+				return dialKernel(running, l.session, addr, remote.String())
+			}
+			direct = err == nil
+		} else if far, direct, err = l.dialServed(running, remote); err == nil && !direct {
+			return far, netip.AddrPortFrom(l.ownIP(ip), 0), remote, nil
+		}
+	}
+	switch {
+	case direct && s.cfg.AllowHostNetwork:
+		return dialKernel(ctx, l.session, addr, addr.String())
+	case direct:
+		return nil, local, remote, l.noRoute(ctx, addr, ip)
+	case running.Err() != nil && ctx.Err() == nil:
+		err = l.failed(ctx, "dial", running.Err())
+	}
+	return nil, local, remote, l.dialError(ctx, addr, err)
+}
+
+// dialServed asks the daemon. direct says that the address is none of the tailnet's.
+func (l *life) dialServed(ctx context.Context, to netip.AddrPort) (_ bridge.Far, direct bool, err error) {
+	c, err := dialLocal(ctx, l.local)
+	if err != nil {
+		return nil, false, l.failed(ctx, "dial", err)
+	}
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	far, direct, err := upgrade(c, to)
+	if !stop() {
+		err = ctx.Err()
+	}
+	if err != nil || direct {
+		c.Close()
+		return nil, direct, err
+	}
+	return far, false, nil
+}
+
+// upgrade makes a connection to the LocalAPI one to a peer, as local.Client.UserDial does.
+func upgrade(c net.Conn, to netip.AddrPort) (_ bridge.Far, direct bool, err error) {
+	host, ok := c.(bridge.HostConn)
+	if !ok {
+		return nil, false, fault.New(fault.Internal, "no way to carry a %T", c)
+	}
+	req, err := http.NewRequest("POST", "http://"+apitype.LocalAPIHost+"/localapi/v0/dial", nil)
+	if err != nil {
+		return nil, false, err
+	}
+	for name, value := range map[string]string{"Upgrade": "ts-dial", "Connection": "upgrade", "Dial-Network": "tcp",
+		"Dial-Host": to.Addr().String(), "Dial-Port": strconv.Itoa(int(to.Port())),
+		"Tailscale-Cap": strconv.Itoa(int(tailcfg.CurrentCapabilityVersion))} {
+		req.Header.Set(name, value)
+	}
+	if _, token, err := safesocket.LocalTCPPortAndToken(); err == nil { // macOS, the app
+		req.SetBasicAuth("", token)
+	}
+	if err := req.Write(c); err != nil {
+		return nil, false, err
+	}
+	r := bufio.NewReaderSize(c, 1024)
+	res, err := http.ReadResponse(r, req)
+	if err != nil {
+		return nil, false, err
+	}
+	switch {
+	case res.StatusCode == http.StatusSwitchingProtocols:
+		early, _ := r.Peek(r.Buffered()) // the peer may have spoken already
+		return bridge.Kernel(host, early...), false, nil
+	case res.Header.Get("Dial-Self") == "true":
+		return nil, true, nil
+	}
+	text, _ := io.ReadAll(io.LimitReader(res.Body, 1<<12))
+	// "dial failure: connect tcp 100.64.0.7:80: connection was refused": the rest is said already.
+	cause := strings.TrimSpace(string(text))
+	if i := strings.LastIndex(cause, ": "); i >= 0 {
+		cause = cause[i+2:]
+	}
+	return nil, false, errors.New(cause)
+}
+
+// routes reports whether an address is a peer's, or routed by one.
+func (s *session) routes(ctx context.Context, ip netip.Addr) (bool, error) {
+	prefixes, generation := s.cache.routed()
+	if prefixes == nil {
+		st, err := s.local.Status(ctx)
+		if err != nil {
+			return false, s.failed(ctx, "status", err)
+		}
+		prefixes = []netip.Prefix{}
+		for _, p := range st.Peer {
+			if p.AllowedIPs != nil {
+				prefixes = append(prefixes, p.AllowedIPs.AsSlice()...)
+			}
+		}
+		s.cache.setRouted(prefixes, generation)
+	}
+	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(ip) }), nil
+}
+
+// ownIP is the node's address of the same family as ip.
+func (s *session) ownIP(ip netip.Addr) netip.Addr {
+	for _, own := range s.self.IPs {
+		if own.Is4() == ip.Is4() {
+			return own
+		}
+	}
+	return s.self.IPs[0]
+}

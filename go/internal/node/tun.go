@@ -1,0 +1,153 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tailnet/internal/bridge"
+	"tailnet/internal/fault"
+)
+
+/*
+With a TUN, the daemon's node is a network interface: its addresses can be listened on, and
+its peers dialed, with sockets of the kernel.
+*/
+
+// listen makes connections to addr arrive at a.
+func (s *sidecar) listen(ctx context.Context, addr Address, a *bridge.Acceptor) (uint16, func(), error) {
+	l, err := s.joined()
+	if err != nil {
+		return 0, nil, err
+	}
+	if err := l.whyNot(ctx); err != nil {
+		return 0, nil, err
+	}
+	on, err := l.listenOn(addr)
+	if err != nil {
+		return 0, nil, err
+	}
+	if l.tun {
+		return listenKernel(addr, on, a)
+	}
+	return l.listenServed(ctx, addr, on, a)
+}
+
+// listenOn returns the addresses that a listener on addr is for.
+func (s *session) listenOn(addr Address) ([]netip.Addr, error) {
+	if addr.Host == "" {
+		return s.self.IPs, nil
+	}
+	ip, err := netip.ParseAddr(addr.Host)
+	if err != nil {
+		return nil, fault.New(fault.Config, "cannot listen on %v: the host must be empty or an IP address of this node", addr)
+	}
+	ip = ip.Unmap()
+	var on []netip.Addr
+	for _, own := range s.self.IPs {
+		if own == ip || ip == netip.IPv6Unspecified() || ip.IsUnspecified() && own.Is4() {
+			on = append(on, own)
+		}
+	}
+	if len(on) == 0 {
+		return nil, fault.New(fault.AddressNotAvailable, "cannot listen on %v: %v is not an address of node %q (it has %v)",
+			addr, ip, s.self.Hostname, s.self.IPs)
+	}
+	return on, nil
+}
+
+// portTries: another program may have one of two addresses' ports.
+const portTries = 16
+
+func listenKernel(addr Address, on []netip.Addr, a *bridge.Acceptor) (uint16, func(), error) {
+	for try := 1; ; try++ {
+		lns, err := listenAll(on, addr.Port)
+		if err == nil {
+			for _, ln := range lns {
+				bridge.Go(func() { acceptKernel(ln, a) })
+			}
+			return portOf(lns[0]), func() { closeAll(lns) }, nil
+		}
+		if addr.Port == 0 && errors.Is(err, unix.EADDRINUSE) && try < portTries {
+			continue
+		}
+		return 0, nil, listenError(addr, err)
+	}
+}
+
+func listenAll(on []netip.Addr, number uint16) (lns []*net.TCPListener, err error) {
+	for _, ip := range on {
+		ln, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, number)))
+		if err != nil {
+			closeAll(lns)
+			return nil, err
+		}
+		lns, number = append(lns, ln), portOf(ln)
+	}
+	return lns, nil
+}
+
+func portOf(ln *net.TCPListener) uint16 { return ln.Addr().(*net.TCPAddr).AddrPort().Port() }
+
+func closeAll(lns []*net.TCPListener) {
+	for _, ln := range lns {
+		ln.Close()
+	}
+}
+
+func listenError(addr Address, err error) error {
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return fault.New(fault.AddressInUse, "cannot listen on port %d: another program of this machine has it", addr.Port)
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return fault.New(fault.AddressNotAvailable, "cannot listen on %v: this process does not see the interface of tailscaled, "+
+			"which runs in another network namespace", addr)
+	case errors.Is(err, unix.EACCES):
+		return fault.New(fault.AddressNotAvailable, "cannot listen on port %d: below %d only root may, or who has CAP_NET_BIND_SERVICE",
+			addr.Port, 1024)
+	}
+	return fault.For(fault.Internal, err, "cannot listen on %v", addr)
+}
+
+func acceptKernel(ln *net.TCPListener, a *bridge.Acceptor) {
+	accepting(ln, func(c *net.TCPConn) {
+		if a.Full() {
+			reset(c)
+			return
+		}
+		bridge.Go(func() { a.HandOver(bridge.Kernel(c), addrPort(c.RemoteAddr())) })
+	})
+}
+
+// accepting calls f with every connection until ln is closed.
+func accepting(ln *net.TCPListener, f func(*net.TCPConn)) {
+	for {
+		c, err := ln.AcceptTCP()
+		if err == nil {
+			f(c)
+		} else if errors.Is(err, net.ErrClosed) {
+			return
+		} else { // out of descriptors: it passes, and must not spin meanwhile
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+}
+
+// dialKernel dials as any program of this host.
+func dialKernel(ctx context.Context, life *session, addr Address, to string) (_ bridge.Far, local, remote netip.AddrPort, err error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "tcp", to)
+	if err != nil {
+		return nil, local, remote, life.dialError(ctx, addr, err)
+	}
+	return bridge.Kernel(c.(*net.TCPConn)), addrPort(c.LocalAddr()), addrPort(c.RemoteAddr()), nil
+}
+
+func reset(c *net.TCPConn) {
+	c.SetLinger(0)
+	c.Close()
+}
