@@ -6,29 +6,22 @@ import contextlib
 import gc
 import math
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tailnet import TailnetHandle, _lib
 from tailnet.testing import Testnet
+from tests.backends import Embedded
 from tests.faces import Async, AsyncNode, Face, Sync, SyncNode
+from tests.waiting import WAIT, eventually
+
+__all__ = ["WAIT", "acquaint", "eventually", "knows", "nothing_left"]
+
+Node = SyncNode | AsyncNode
 
 pytest_plugins = ["pytester"]  # test_plugin.py runs pytest; pytest wants this line here
-
-WAIT = 20.0  # seconds for a condition to come true
-
-
-def eventually(what: str, condition: Callable[[], object], timeout: float = WAIT) -> None:
-    """Wait until a condition holds; its name is in the failure."""
-    deadline = time.monotonic() + timeout
-    pause = threading.Event()
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"never came true: {what}")
-        pause.wait(0.005)
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +40,18 @@ def face(request: pytest.FixtureRequest) -> Iterator[Face]:
 
 
 @pytest.fixture(scope="module")
-def nodes(face: Face, net: Testnet) -> Iterator[tuple[SyncNode | AsyncNode, SyncNode | AsyncNode]]:
+def backend(net: Testnet) -> Embedded:
+    """How nodes are on the tailnet; test_conformance has the others too."""
+    return Embedded(net)
+
+
+@pytest.fixture(scope="module")
+def nodes(face: Face, backend: Embedded) -> Iterator[tuple[Node, Node]]:
     """Two nodes of the module's tailnet, "server" and "client"."""
     suffix = face.name
     with (
-        face.node(net.config(f"server-{suffix}")) as server,
-        face.node(net.config(f"client-{suffix}")) as client,
+        face.node(backend.config(f"server-{suffix}")) as server,
+        face.node(backend.config(f"client-{suffix}")) as client,
     ):
         for here, there in ((server, client), (client, server)):
             # Two nodes that talk for the first time start what they then keep: no leak of a test.
@@ -85,7 +84,7 @@ def acquaint(*nodes: TailnetHandle) -> None:
         eventually("they know each other", lambda: others <= {p.name for p in node.status().peers})  # noqa: B023
 
 
-def knows(node: SyncNode | AsyncNode, other: SyncNode | AsyncNode) -> bool:
+def knows(node: Node, other: Node) -> bool:
     """Report whether a node has heard of another, which takes a moment after that has joined."""
     return any(peer.name == other.handle.fqdn for peer in node.status().peers)
 

@@ -32,7 +32,7 @@ from typing_extensions import Self
 import build_go
 from tailnet.testing import Testnet
 from tailnet.testing._control import KNOBS
-from tests.conftest import WAIT, eventually
+from tests.waiting import WAIT, eventually
 
 # What the daemon needs of what the library leaves out. Without unixsocketidentity a Linux daemon
 # refuses every LocalAPI call to everybody, root too; without osrouter it ends when given a TUN.

@@ -25,12 +25,29 @@ from tailnet import (
 )
 from tailnet._fd import Fd
 from tailnet.testing import Testnet
+from tests import backends
+from tests.backends import DIFFERENCES, Embedded
 from tests.conftest import eventually, knows, nothing_left
 from tests.faces import Conn, Face, Node
 
 Pair = tuple[Node, Node]
 
 PORT = iter(range(2000, 10000))
+
+
+@pytest.fixture(scope="module", params=DIFFERENCES)
+def backend(request: pytest.FixtureRequest, net: Testnet) -> Iterator[Embedded]:
+    """Each backend."""
+    with backends.backend(request.param, net) as each:
+        yield each
+
+
+@pytest.fixture(autouse=True)
+def _declared(request: pytest.FixtureRequest, backend: Embedded) -> None:
+    """Expect a test to fail where the backend is declared to differ."""
+    name = request.node.function.__name__
+    if why := DIFFERENCES[backend.name].get(name):
+        request.applymarker(pytest.mark.xfail(reason=why, strict=True))
 
 
 @contextlib.contextmanager
@@ -65,11 +82,18 @@ def test_listen_and_accept(nodes: Pair, where: str) -> None:
         with contextlib.closing(client.dial((str(target), 80))) as near:
             far, peer = listener.accept()
             with contextlib.closing(far):
-                assert peer == far.socket.getpeername() == near.socket.getsockname()
+                assert peer == far.socket.getpeername()
+                assert near.socket.getsockname()[0] == peer[0]
                 assert near.socket.getpeername() == far.socket.getsockname() == (str(target), 80)
                 assert peer[0] in map(str, client.handle.ips)
                 near.send(b"ping")
                 assert far.receive() == b"ping"
+
+
+def test_the_dialing_end_knows_its_port(nodes: Pair) -> None:
+    """What the dialing end says of itself is what the accepting end says of it."""
+    with connected(nodes) as (far, near):
+        assert near.socket.getsockname() == far.socket.getpeername()
 
 
 def test_port_0_picks_one(nodes: Pair) -> None:
@@ -225,17 +249,14 @@ def test_200_connections_at_once(nodes: Pair) -> None:
         ThreadPoolExecutor(20) as pool,
     ):
         dialing = [pool.submit(client.dial, f"{server.handle.ip}:85") for _ in range(count)]
-        accepted: dict[Any, Any] = {}
-        for _ in range(count):
-            conn, peer = listener.accept()
-            accepted[peer] = conn
-        dialed: list[Any] = [future.result() for future in dialing]
-        assert len(accepted) == count
-        for number, near in enumerate(dialed):
+        accepted = dict(reversed(listener.accept()) for _ in range(count))
+        assert len(accepted) == count, "each has a name of its own"
+        dialed: dict[bytes, Any] = {}
+        for number, future in enumerate(dialing):
+            dialed[number.to_bytes(4, "big")] = near = future.result()
             near.send(number.to_bytes(4, "big"))
-        for number, near in enumerate(dialed):
-            far = accepted[near.socket.getsockname()]
-            assert far.receive(4) == number.to_bytes(4, "big")
+        for far in accepted.values():
+            near = dialed.pop(far.receive(4))
             near.close()
             assert far.receive() == b""
             far.close()
@@ -255,11 +276,10 @@ def test_256_mib_both_ways_at_once(nodes: Pair) -> None:
     def send(conn: Conn) -> None:
         for n in range(size // piece):
             conn.send(blocks[n % len(blocks)])
-        conn.end()
 
     def receive(conn: Conn) -> tuple[int, str]:
         seen, length = hashlib.sha256(), 0
-        while data := conn.receive(piece):
+        while length < size and (data := conn.receive(piece)):
             seen.update(data)
             length += len(data)
         return length, seen.hexdigest()
@@ -306,7 +326,19 @@ def test_closing_with_unread_data(nodes: Pair) -> None:
         eventually("the sender is stopped", stopped)
 
 
-def test_a_full_backlog_refuses(nodes: Pair) -> None:
+def ended(conn: Conn) -> bool:
+    """Report whether a connection ends within a moment; it is closed then."""
+    try:
+        conn.receive(timeout=0.2)
+    except TimeoutError:
+        return False
+    except ConnectionResetError:
+        pass
+    conn.close()
+    return True
+
+
+def test_a_full_backlog_refuses(nodes: Pair, backend: Embedded) -> None:
     """When nobody accepts, the peers beyond the backlog are refused; then there is room again."""
     server, client = nodes
     with contextlib.closing(server.listen(":86", backlog=2)) as listener:
@@ -314,9 +346,12 @@ def test_a_full_backlog_refuses(nodes: Pair) -> None:
 
         def refused() -> bool:
             try:
-                waiting.append(client.dial(f"{server.handle.ip}:86"))
+                near = client.dial(f"{server.handle.ip}:86")
+                if backend.refuses_late and ended(near):
+                    return True
             except TailnetRefused:
-                return True
+                return not backend.refuses_late
+            waiting.append(near)
             return False
 
         eventually("the backlog is full", refused)
@@ -327,7 +362,7 @@ def test_a_full_backlog_refuses(nodes: Pair) -> None:
             near.close()
         near = client.dial(f"{server.handle.ip}:86")
         conn, peer = listener.accept()
-        assert peer == near.socket.getsockname()
+        assert peer[0] == str(client.handle.ip)
         near.close()
         conn.close()
 
@@ -398,11 +433,12 @@ def test_a_timed_out_receive_loses_nothing(nodes: Pair) -> None:
 # --- leaving ---
 
 
-def test_leaving_ends_what_belongs_to_it(face: Face, net: Testnet, nodes: Pair) -> None:
+def test_leaving_ends_what_belongs_to_it(face: Face, backend: Embedded, nodes: Pair) -> None:
     """Close a node: accept is woken, peers see their connections end, calls say why."""
     _, client = nodes
+    config = backend.config(f"leaving-{face.name}")
     with nothing_left():
-        with face.node(net.config(f"leaving-{face.name}")) as node:
+        with face.node(config) as node:
             listener = node.listen(":80")
             eventually("the client knows it", lambda: knows(client, node))
             near = client.dial(f"{node.handle.hostname}:80")
@@ -437,7 +473,9 @@ def test_leaving_ends_what_belongs_to_it(face: Face, net: Testnet, nodes: Pair) 
 
 
 @pytest.mark.timeout(240)
-def test_what_was_written_arrives_50_times_of_50(face: Face, net: Testnet, nodes: Pair) -> None:
+def test_what_was_written_arrives_50_times_of_50(
+    face: Face, backend: Embedded, nodes: Pair
+) -> None:
     """Dial, send 8 MiB, close, leave: the peer has every byte, every time."""
     server, _ = nodes
     data = hashlib.shake_128(b"8 MiB").digest(8 << 20)
@@ -451,7 +489,7 @@ def test_what_was_written_arrives_50_times_of_50(face: Face, net: Testnet, nodes
 
         for _ in range(50):
             receiving = pool.submit(receive)
-            with face.node(net.config(f"sender-{face.name}")) as node:
+            with face.node(backend.config(f"sender-{face.name}")) as node:
                 conn = node.dial(f"{server.handle.ip}:87")
                 conn.send(data)
                 conn.close()

@@ -27,7 +27,10 @@ func (e *embedded) dial(ctx context.Context, addr Address) (_ bridge.Far, local,
 		return nil, local, remote, err
 	}
 	dialer := s.ts.Sys().Dialer.Get()
-	running, done := s.whileRunning(ctx)
+	running, done, err := s.whileRunning(ctx)
+	if err != nil {
+		return nil, local, remote, err
+	}
 	defer done()
 	ip, err := s.resolve(running, addr.Host)
 	var c net.Conn
@@ -98,6 +101,9 @@ func (s *session) dialError(ctx context.Context, addr Address, err error) error 
 	}
 	if err := s.whyNot(ctx); err != nil {
 		return err
+	}
+	if errors.Is(err, context.Canceled) { // by whileRunning
+		err = syscall.ECONNABORTED
 	}
 	cause := err
 	var op *net.OpError

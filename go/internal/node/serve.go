@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -37,9 +38,9 @@ type serving struct {
 	updating sync.Mutex
 
 	mu      sync.Mutex
-	session string                   // of our watch
-	entries map[uint16]*serveEntry   // by port of the tailnet
-	watched chan struct{}            // closed once there is a session
+	session string                 // of our watch
+	entries map[uint16]*serveEntry // by port of the tailnet
+	watched chan struct{}          // closed once there is a session
 }
 
 type serveEntry struct{ target string }
@@ -62,13 +63,16 @@ func (s *serving) init(life *session, log *logger) {
 	s.entries, s.watched = map[uint16]*serveEntry{}, make(chan struct{})
 }
 
-// resume takes up a new watch: the entries of the one before are gone.
+// resume brings the entries back that went with the watch before this one, or, where it is
+// the same, "", with a logout: the daemon then leaves the watch open.
 func (s *serving) resume(session string) {
 	s.mu.Lock()
-	if s.session == "" {
-		close(s.watched)
+	if session != "" {
+		if s.session == "" {
+			close(s.watched)
+		}
+		s.session = session
 	}
-	s.session = session
 	idle := len(s.entries) == 0
 	s.mu.Unlock()
 	if !idle {
@@ -239,9 +243,9 @@ func (l *life) listenServed(ctx context.Context, addr Address, on []netip.Addr, 
 	if err := l.reaches(ctx); err != nil {
 		return 0, nil, err
 	}
-	ln, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	ln, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: someLoopback()})
 	if err != nil {
-		return 0, nil, fault.For(fault.Internal, err, "no port on 127.0.0.1 for tailscaled to forward to")
+		return 0, nil, fault.For(fault.Internal, err, "no port on 127.0.0.0/8 for tailscaled to forward to")
 	}
 	number, entry, err := l.serve.add(ctx, addr.Port, ln.Addr().String())
 	if err != nil {
@@ -250,6 +254,13 @@ func (l *life) listenServed(ctx context.Context, addr Address, on []netip.Addr, 
 	}
 	bridge.Go(func() { l.acceptServed(ln, on, a) })
 	return number, func() { ln.Close(); l.serve.remove(number, entry) }, nil
+}
+
+// someLoopback is not 127.0.0.1: the daemon forwards a peer's connection to a port that is
+// not served to that port there, without a header (netstack.go, acceptTCP). A peer that found
+// ours could write the header itself.
+func someLoopback() net.IP {
+	return net.IPv4(127, byte(1+rand.IntN(254)), byte(rand.IntN(256)), byte(1+rand.IntN(254)))
 }
 
 func (l *life) acceptServed(ln *net.TCPListener, on []netip.Addr, a *bridge.Acceptor) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/netip"
 	"strings"
 	"sync"
@@ -58,14 +59,23 @@ func (s *session) note(state ipn.State) {
 }
 
 // whileRunning bounds an operation by the node's running. A node that does not run would
-// let it wait for ever: its packets go nowhere.
-func (s *session) whileRunning(ctx context.Context) (context.Context, func()) {
+// let it wait for ever: its packets go nowhere. The error says why it does not.
+func (s *session) whileRunning(ctx context.Context) (_ context.Context, done func(), err error) {
 	s.mu.Lock()
 	runs := s.runs
 	s.mu.Unlock()
+	if runs.Err() != nil {
+		if err := s.whyNot(ctx); err != nil {
+			return nil, nil, err
+		}
+		s.note(ipn.Running) // it runs again, and we had not heard of it yet
+		s.mu.Lock()
+		runs = s.runs
+		s.mu.Unlock()
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(runs, cancel)
-	return ctx, func() { stop(); cancel() }
+	return ctx, func() { stop(); cancel() }, nil
 }
 
 // joined takes the node for one that has joined.
@@ -211,6 +221,9 @@ func (s *session) resolve(ctx context.Context, host string) (netip.Addr, error) 
 		if ctx.Err() != nil {
 			return netip.Addr{}, ctx.Err()
 		}
+		if local.IsAccessDeniedError(err) { // a tailscaled answers these to root and the operator
+			return s.resolveByMap(ctx, host, full)
+		}
 		if err != nil {
 			continue
 		}
@@ -221,10 +234,31 @@ func (s *session) resolve(ctx context.Context, host string) (netip.Addr, error) 
 			return ip, nil
 		}
 	}
-	if err := s.whyNot(ctx); err != nil {
-		return netip.Addr{}, err
+	return netip.Addr{}, s.noName(ctx, host)
+}
+
+// resolveByMap finds a machine of the tailnet by its name, and no other name.
+func (s *session) resolveByMap(ctx context.Context, host, full string) (netip.Addr, error) {
+	st, err := s.local.Status(ctx)
+	if err != nil {
+		return netip.Addr{}, s.failed(ctx, "status", err)
 	}
-	return netip.Addr{}, fault.New(fault.Name, "the tailnet knows no machine or name %q", host)
+	for p := range maps.Values(st.Peer) {
+		if strings.EqualFold(strings.TrimSuffix(p.DNSName, "."), full) && len(p.TailscaleIPs) > 0 {
+			return p.TailscaleIPs[0], nil
+		}
+	}
+	if strings.EqualFold(s.self.FQDN, full) {
+		return s.self.IPs[0], nil
+	}
+	return netip.Addr{}, s.noName(ctx, host)
+}
+
+func (s *session) noName(ctx context.Context, host string) error {
+	if err := s.whyNot(ctx); err != nil {
+		return err
+	}
+	return fault.New(fault.Name, "the tailnet knows no machine or name %q", host)
 }
 
 func firstAddr(answer []byte) netip.Addr {

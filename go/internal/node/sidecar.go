@@ -67,7 +67,7 @@ const probeLimit = time.Second
 func newClient(socket string) *local.Client {
 	c := &local.Client{Socket: socket, UseSocketOnly: socket != ""} // macOS has variants without a socket file
 	c.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dialLocal(ctx, c) },
-		MaxIdleConnsPerHost: 8, IdleConnTimeout: 10 * time.Second}
+		DisableKeepAlives: true} // nothing is left open, or is stale when the daemon has restarted
 	return c
 }
 
@@ -299,12 +299,13 @@ func (l *life) login(ctx context.Context, prefs *ipn.Prefs) (err error) {
 
 // note takes in what the daemon says while the node is up.
 func (l *life) note(n ipn.Notify) {
-	if n.SessionID != "" { // the first of a watch; our entries live as long as that
-		l.serve.resume(n.SessionID)
-	}
-	if n.SelfChange != nil && string(n.SelfChange.StableID) != l.node ||
-		n.State != nil && *n.State == ipn.Running && l.whyNot(l.ctx) != nil {
+	running := n.State != nil && *n.State == ipn.Running
+	if n.SelfChange != nil && string(n.SelfChange.StableID) != l.node || running && l.whyNot(l.ctx) != nil {
 		l.session.note(ipn.NoState) // another node's running is not ours
+		running = false
+	}
+	if n.SessionID != "" || running {
+		l.serve.resume(n.SessionID)
 	}
 }
 
@@ -355,7 +356,6 @@ func (s *sidecar) close() {
 // end lets go of the daemon: its watch ends, and our entries with that. A child ends.
 func (l *life) end() {
 	l.cancel()
-	l.local.Transport.(*http.Transport).CloseIdleConnections()
 	l.child.stop()
 }
 

@@ -30,7 +30,10 @@ func (s *sidecar) dial(ctx context.Context, addr Address) (far bridge.Far, local
 	if err != nil {
 		return nil, local, remote, err
 	}
-	running, done := l.whileRunning(ctx)
+	running, done, err := l.whileRunning(ctx)
+	if err != nil {
+		return nil, local, remote, err
+	}
 	defer done()
 	ip, err := l.resolve(running, addr.Host)
 	direct := s.cfg.AllowHostNetwork && fault.Is(err, fault.Name)
@@ -51,8 +54,6 @@ func (s *sidecar) dial(ctx context.Context, addr Address) (far bridge.Far, local
 		return dialKernel(ctx, l.session, addr, addr.String())
 	case direct:
 		return nil, local, remote, l.noRoute(ctx, addr, ip)
-	case running.Err() != nil && ctx.Err() == nil:
-		err = l.failed(ctx, "dial", running.Err())
 	}
 	return nil, local, remote, l.dialError(ctx, addr, err)
 }
