@@ -249,7 +249,10 @@ def test_200_connections_at_once(nodes: Pair) -> None:
         ThreadPoolExecutor(20) as pool,
     ):
         dialing = [pool.submit(client.dial, f"{server.handle.ip}:85") for _ in range(count)]
-        accepted = dict(reversed(listener.accept()) for _ in range(count))
+        accepted: dict[Any, Any] = {}
+        for _ in range(count):
+            conn, peer = listener.accept()
+            accepted[peer] = conn
         assert len(accepted) == count, "each has a name of its own"
         dialed: dict[bytes, Any] = {}
         for number, future in enumerate(dialing):
