@@ -256,7 +256,8 @@ def test_200_connections_at_once(nodes: Pair) -> None:
         assert len(accepted) == count, "each has a name of its own"
         dialed: dict[bytes, Any] = {}
         for number, future in enumerate(dialing):
-            dialed[number.to_bytes(4, "big")] = near = future.result()
+            near: Any = future.result()
+            dialed[number.to_bytes(4, "big")] = near
             near.send(number.to_bytes(4, "big"))
         for far in accepted.values():
             near = dialed.pop(far.receive(4))
