@@ -7,7 +7,10 @@ expected to fail: one that does not fail any more is an error, so that this list
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 
 from tailnet import TailnetConfig
 from tailnet.testing import Testnet
@@ -73,3 +76,35 @@ def backend(name: str, net: Testnet) -> Iterator[Embedded]:
         return
     with contextlib.ExitStack() as daemons:
         yield Sidecar(net, daemons)
+
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "backends.md"
+BEGIN, END = "<!-- table -->\n", "<!-- end -->\n"
+
+
+def written(document: str, suite: ModuleType) -> str:
+    """Return the document with the table of what the suite holds each backend to."""
+    lines = ["| what | in the process | userspace tailscaled |", "| --- | --- | --- |"]
+    notes: list[str] = []
+    for name, test in vars(suite).items():
+        if not name.startswith("test_"):
+            continue
+        cells = []
+        for differences in DIFFERENCES.values():
+            why = differences.get(name)
+            if why and why not in notes:
+                notes.append(why)
+            cells.append(f"no ({notes.index(why) + 1})" if why else "yes")
+        what = inspect.getdoc(test) or ""
+        lines.append(f"| {what.splitlines()[0].rstrip('.')} | {' | '.join(cells)} |")
+    text = [*lines, "", *(f"{n}. {note}." for n, note in enumerate(notes, 1))]
+    text += ["", f"A full backlog: {Sidecar.refuses_late}."]
+    before, _, rest = document.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return before + BEGIN + "\n".join(text) + "\n" + END + after
+
+
+if __name__ == "__main__":
+    from tests import test_conformance
+
+    DOCUMENT.write_text(written(DOCUMENT.read_text("utf-8"), test_conformance), "utf-8")

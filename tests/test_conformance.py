@@ -164,7 +164,7 @@ def test_whois_names_the_caller(nodes: Pair) -> None:
 
 
 def test_cached_whois_needs_no_descriptor(nodes: Pair) -> None:
-    """The first question goes out; the next is answered in the call itself."""
+    """whois of the same address again is answered in the call itself, without a descriptor."""
     server, client = nodes
     ip = str(client.handle.ip)
     server.whois(ip)
@@ -205,7 +205,7 @@ def test_listen_on_nonsense(nodes: Pair, address: Any) -> None:
 
 @pytest.mark.parametrize("address", ["server", ":80", "server:", "server:0", "server:x", 80, None])
 def test_dial_nonsense(nodes: Pair, address: Any) -> None:
-    """Nor can it be dialed."""
+    """What is no address cannot be dialed either."""
     with nothing_left(), pytest.raises(TailnetConfigError) as caught:
         nodes[1].dial(address)
     assert str(address) in str(caught.value)

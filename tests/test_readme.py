@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from tailnet.testing import Testnet
+from tests import backends, test_conformance
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -86,3 +87,9 @@ def test_every_block_is_python() -> None:
     """No block has a typing error, those included that need a server to run."""
     for block in blocks():
         compile(block, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def test_the_table_of_backends_is_that_of_the_tests() -> None:
+    """docs/backends.md says what the conformance suite holds each backend to."""
+    document = backends.DOCUMENT.read_text("utf-8")
+    assert document == backends.written(document, test_conformance), "python -m tests.backends"
