@@ -17,10 +17,15 @@ A dial goes the other way: dial.go resolves the name on the tailnet, checks that
 address is there, and dials it; the connection is joined to a socket pair of which
 Python has the other end from the start (handover.go).
 
+Through a tailscaled, its serve configuration forwards the peer's connection to a port of
+ours (serve.go), with a header that names the peer; internal/proxied reads it and makes
+sure that the daemon sent it. A dial goes out through its LocalAPI (through.go). Where the
+daemon has a TUN, both are sockets of the kernel (tun.go).
+
 # Reading order
 
 tailnet.h, exports.go, internal/bridge (handles, reply, near, handover, conn),
-internal/node (config, node, embedded, up, classify, listen, dial, far, watch, whois),
-internal/testcontrol.
+internal/node (config, node, session, cache, watch; embedded, up, classify, listen, dial,
+far; sidecar, serve, through, tun, child), internal/proxied, internal/testcontrol.
 */
 package main

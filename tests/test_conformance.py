@@ -164,7 +164,7 @@ def test_whois_names_the_caller(nodes: Pair) -> None:
 
 
 def test_cached_whois_needs_no_descriptor(nodes: Pair) -> None:
-    """whois of the same address again is answered in the call itself, without a descriptor."""
+    """Whois of the same address again is answered in the call itself, without a descriptor."""
     server, client = nodes
     ip = str(client.handle.ip)
     server.whois(ip)
