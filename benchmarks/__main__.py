@@ -1,16 +1,17 @@
-"""Measure tailnet beside raw loopback TCP: the same work, in turn, in the same run.
+"""Measure tailnet's backends beside raw loopback TCP: the same work, in turn, in the same run.
 
 Two processes on one machine, an offline tailnet between them: one serves, this one calls. Each
 round runs every contender once, so that a drift of the machine hits all alike; only the ratios
-within a run count. Prints one JSON object per figure, then the medians.
+within a run count. Prints one JSON object per figure, then the medians. With --tailscaled, nodes
+that such a daemon runs (`tailscaled_managed`), one at each end, take part.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
-import os
 import socket
 import statistics
 import subprocess
@@ -18,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from tailnet import Tailnet, TailnetConfig
 from tailnet.testing import Testnet
@@ -37,9 +39,7 @@ def stream(dial: Dial) -> float:
         start = time.perf_counter()
         for _ in range(STREAM // len(BLOCK)):
             conn.sendall(BLOCK)
-        conn.shutdown(socket.SHUT_WR)
-        while conn.recv(1):
-            pass
+        conn.recv(1)  # no half-close, which not every backend has
         return STREAM * 8 / (time.perf_counter() - start) / 1e9
 
 
@@ -74,53 +74,77 @@ PHASES = {"stream_gbit_s": stream, "round_trip_us": round_trip, "connections_s":
 
 
 def answer(conn: socket.socket) -> None:
-    """Serve one connection: swallow a stream ("s") or echo ("e")."""
+    """Serve one connection: swallow a stream ("s") and say so, or echo ("e")."""
     with conn, contextlib.suppress(ConnectionError):
         kind = conn.recv(1)
+        left = STREAM
         while data := conn.recv(1 << 18):
+            left -= len(data)
             if kind == b"e":
                 conn.sendall(data)
+            elif not left:
+                conn.sendall(b"k")
 
 
 def accept(listener: socket.socket) -> None:
     """Serve every connection of a listener, each in a thread."""
-    while True:
-        conn, _ = listener.accept()
-        threading.Thread(target=answer, args=[conn], daemon=True).start()
+    with contextlib.suppress(ConnectionAbortedError):
+        while True:
+            conn, _ = listener.accept()
+            threading.Thread(target=answer, args=[conn], daemon=True).start()
 
 
-def serve(url: str) -> None:
+def nodes(url: str, key: str, name: str, tailscaled: str) -> dict[str, Tailnet]:
+    """Return one end's node of each backend, by contender."""
+    common: dict[str, Any] = {"control_url": url, "auth_key": key, "ephemeral": True}
+    found = {"embedded": Tailnet(TailnetConfig(hostname=f"{name}-embedded", **common))}
+    if tailscaled:
+        common.update(backend="tailscaled", tailscaled_managed=True, tailscaled_path=tailscaled)
+        found["tailscaled"] = Tailnet(TailnetConfig(hostname=f"{name}-tailscaled", **common))
+    return found
+
+
+def serve(url: str, key: str, tailscaled: str) -> None:
     """Be the other process: listen on loopback and on the tailnet until stdin ends."""
     raw = socket.create_server(("127.0.0.1", 0))
-    with (
-        Tailnet(TailnetConfig(hostname="server", control_url=url, ephemeral=True)) as tn,
-        tn.listen(":80") as listener,
-    ):
-        for each in (raw, listener):
+    with contextlib.ExitStack() as stack:
+        listeners = [raw]
+        for tailnet in nodes(url, key, "server", tailscaled).values():
+            tn = stack.enter_context(tailnet)
+            listeners.append(stack.enter_context(tn.listen(":80")))
+        for each in listeners:
             threading.Thread(target=accept, args=[each], daemon=True).start()
         print(raw.getsockname()[1], flush=True)
         sys.stdin.read()
 
 
 @contextlib.contextmanager
-def contenders() -> Iterator[dict[str, Dial]]:
-    """Start everything and yield how each contender dials the server."""
-    with Testnet() as net, net.tailnet("client") as tn:
-        command = [sys.executable, "-m", "benchmarks", "--serve", net.url]
-        env = {**os.environ, "TS_AUTHKEY": net.auth_key}
-        with subprocess.Popen(
-            command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as server:
-            assert server.stdin is not None
-            assert server.stdout is not None
-            port = int(server.stdout.readline())
-            try:
-                yield {
-                    "loopback TCP": lambda: socket.create_connection(("127.0.0.1", port)),
-                    "tailnet": lambda: tn.dial("server:80"),
-                }
-            finally:
-                server.stdin.close()
+def contenders(tailscaled: str) -> Iterator[tuple[dict[str, Dial], dict[str, float]]]:
+    """Start everything; yield how each contender dials the server, and its start-up in ms."""
+    with Testnet() as net, contextlib.ExitStack() as stack:
+        command = [sys.executable, "-m", "benchmarks", "--serve", net.url, net.auth_key]
+        server = stack.enter_context(
+            subprocess.Popen(
+                [*command, "--tailscaled", tailscaled],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
+        assert server.stdin is not None
+        assert server.stdout is not None
+        stack.callback(server.stdin.close)
+        port = int(server.stdout.readline())
+        dials: dict[str, Dial] = {
+            "loopback TCP": lambda: socket.create_connection(("127.0.0.1", port))
+        }
+        starts: dict[str, float] = {}
+        for name, tailnet in nodes(net.url, net.auth_key, "client", tailscaled).items():
+            start = time.perf_counter()
+            tn = stack.enter_context(tailnet)
+            starts[name] = (time.perf_counter() - start) * 1000
+            dials[name] = functools.partial(tn.dial, f"server-{name}:80")
+        yield dials, starts
 
 
 def main() -> None:
@@ -129,12 +153,16 @@ def main() -> None:
         prog="python -m benchmarks", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--serve", metavar="URL", help=argparse.SUPPRESS)
+    parser.add_argument("--tailscaled", default="", help="the daemon to run")
+    parser.add_argument("--serve", nargs=2, metavar=("URL", "KEY"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        return serve(args.serve)
+        url, key = args.serve
+        return serve(url, key, args.tailscaled)
     results: dict[str, dict[str, list[float]]] = {}
-    with contenders() as dials:
+    with contenders(args.tailscaled) as (dials, starts):
+        for name, value in starts.items():
+            print(json.dumps({"phase": "start_ms", "contender": name, "value": round(value, 1)}))
         for number in range(args.rounds):
             for phase, measure in PHASES.items():
                 for name, dial in dials.items():
@@ -150,10 +178,12 @@ def main() -> None:
                             }
                         )
                     )
-    print(f"\n{'median':16}{'loopback TCP':>14}{'tailnet':>10}{'ratio':>8}")
+    print("\nmedian; in brackets, over loopback TCP")
     for phase, by_name in results.items():
-        raw, ours = (statistics.median(by_name[name]) for name in ("loopback TCP", "tailnet"))
-        print(f"{phase:16}{raw:14.2f}{ours:10.2f}{ours / raw:8.3f}")
+        medians = {name: statistics.median(values) for name, values in by_name.items()}
+        raw = medians["loopback TCP"]
+        cells = (f"{name} {value:.2f} ({value / raw:.3f})" for name, value in medians.items())
+        print(f"{phase:16}{'   '.join(cells)}")
     return None
 
 
