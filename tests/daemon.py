@@ -273,10 +273,22 @@ class _Pass(socketserver.StreamRequestHandler):
                 own.update(answer.headers)
                 return answer.status, answer.read()
 
-            status, body = rule(self.rfile.read(int(headers.pop("Content-Length", 0))), ask)
+            status, body = rule(self.body(headers), ask)
             own.pop("Transfer-Encoding", None)
             own |= {"Content-Length": str(len(body)), "Connection": "close"}
             self.wfile.write(spell(b"HTTP/1.1 %d -\r\n" % status, own) + body)
+
+
+    def body(self, headers: dict[str, str]) -> bytes:
+        """Read a request's body, and forget how it was sent."""
+        length = int(headers.pop("Content-Length", 0))
+        if not headers.pop("Transfer-Encoding", ""):
+            return self.rfile.read(length)
+        pieces = []
+        while size := int(self.rfile.readline(), 16):
+            pieces.append(self.rfile.read(size))
+            self.rfile.readline()
+        return b"".join(pieces)
 
 
 def spell(line: bytes, headers: Mapping[str, str]) -> bytes:

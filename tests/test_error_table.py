@@ -16,17 +16,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import tailnet
 from tailnet import (
-    RetryPolicy,
-    Tailnet,
     TailnetApprovalRequired,
     TailnetAuthError,
     TailnetClosed,
@@ -36,12 +32,10 @@ from tailnet import (
     TailnetDialError,
     TailnetError,
     TailnetForked,
-    TailnetHandle,
     TailnetInternalError,
     TailnetListenError,
     TailnetLoginRequired,
     TailnetNameError,
-    TailnetNotRunning,
     TailnetPeerNotFound,
     TailnetRefused,
     TailnetResourceError,
@@ -52,56 +46,12 @@ from tailnet import (
     _lib,
 )
 from tailnet.testing import Testnet
+from tests import daemon
 from tests.conftest import eventually, nothing_left
+from tests.error_rows import WRONG, Place, Row
+from tests.error_rows_sidecar import SIDECAR
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "errors.md"
-ONCE = RetryPolicy(retries=0)
-WRONG = "tskey-auth-" + "wrong" * 3  # in no line of source, which tracebacks show
-
-Provoke = Callable[["Place"], object]
-
-
-@dataclass
-class Place:
-    """Where a row happens."""
-
-    net: Testnet
-    tn: TailnetHandle
-    tmp_path: Path
-    stack: contextlib.ExitStack
-    began: float = 0.0
-
-    def up(self, net: Testnet | None = None, **fields: Any) -> TailnetHandle:
-        """Join with these settings, once, to a tailnet of its own or the common one."""
-        fields = {"retry": ONCE, **fields}
-        tailnet = Tailnet((net or self.net).config("node", **fields))
-        self.stack.callback(tailnet.close)
-        self.began = time.monotonic()  # starting a control server is not the error's time
-        return tailnet.up()
-
-    def testnet(self, **options: Any) -> Testnet:
-        """Start a tailnet for this row alone."""
-        return self.stack.enter_context(Testnet(**options))
-
-    def broken(self, kind: Any, **options: Any) -> TailnetHandle:
-        """Join a control server with a fault."""
-        net = self.testnet()
-        net.control.fault(kind, **options)
-        return self.up(net, connect_timeout=1.0)
-
-
-@dataclass
-class Row:
-    """One cause: what is done, and what comes of it."""
-
-    cause: str
-    provoke: Provoke
-    cls: type[TailnetError]
-    within: float  # seconds
-    says: str  # in the message, which always names what it happened to
-    builtin: type[BaseException] = Exception
-    number: int | None = None  # errno
-    note: str = ""
 
 
 def closed(place: Place) -> object:
@@ -357,13 +307,6 @@ UP = [
         "log_upload",
         ValueError,
     ),
-    Row(
-        '`backend="tailscaled"` and there is no daemon',
-        lambda p: p.up(backend="tailscaled", tailscaled_socket=p.tmp_path / "none"),
-        TailnetNotRunning,
-        1,
-        "is not running",
-    ),
 ]
 
 OTHERS = [
@@ -492,7 +435,7 @@ OTHERS = [
     ),
 ]
 
-ROWS = [*UP, *OTHERS]
+ROWS = [*UP, *OTHERS, *SIDECAR]
 
 
 @pytest.fixture
@@ -501,6 +444,12 @@ def place(net: Testnet, tmp_path: Path) -> Iterator[Place]:
     with contextlib.ExitStack() as stack:
         tn = stack.enter_context(net.tailnet("tried"))
         yield Place(net, tn, tmp_path, stack)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _built() -> None:
+    """Build the daemon before a row: the build says so."""
+    daemon.binaries()
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.cause for row in ROWS])
@@ -561,10 +510,10 @@ def table(rows: list[Row]) -> str:
 
 def written(text: str) -> str:
     """Put the tables where the document has its marks."""
-    for name, rows in (("up", UP), ("others", OTHERS)):
+    for name, rows in (("up", UP), ("others", OTHERS), ("sidecar", SIDECAR)):
         text = re.sub(
-            rf"(<!-- {name} -->\n).*?(\n<!-- end -->)",
-            lambda m, rows=rows: m[1] + table(rows) + m[2],  # type: ignore[misc]
+            rf"(<!-- {name} -->\n).*?(<!-- end -->)",
+            lambda m, rows=rows: m[1] + table(rows) + "\n" + m[2],  # type: ignore[misc]
             text,
             flags=re.DOTALL,
         )
@@ -575,7 +524,7 @@ def test_the_document_is_written_from_here() -> None:
     """docs/errors.md has exactly these rows; `python -m tests.test_error_table` writes it."""
     text = DOCUMENT.read_text("utf-8")
     assert written(text) == text
-    assert text.count("<!-- end -->") == 2
+    assert text.count("<!-- end -->") == 3
     for name in re.findall(r"`(Tailnet\w+)`", text):
         assert hasattr(tailnet, name)
 

@@ -40,6 +40,7 @@ func newEmbedded(c *Config) *embedded { return &embedded{cfg: c, log: newLogger(
 // ends before tsnet is closed, whose Close takes 5 s while a watcher is open.
 type server struct {
 	*session
+	log     *logger
 	ts      *tsnet.Server
 	idle    *http.Transport // of local, to let go of its connections
 	stack   *netstack.Impl
@@ -61,7 +62,7 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 			return nil, ctx.Err()
 		}
 	}
-	s := &server{session: newSession()}
+	s := &server{session: newSession(), log: e.log}
 	s.whyNot = s.notRunning
 	defer func() {
 		if err != nil {
@@ -103,7 +104,7 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 	case err = <-started:
 	case <-ctx.Done():
 		// Start cannot be cancelled and must not race Close: clean up when it is through.
-		abandoned := &server{session: s.session, ts: s.ts, lock: s.lock, scratch: s.scratch}
+		abandoned := &server{session: s.session, log: s.log, ts: s.ts, lock: s.lock, scratch: s.scratch}
 		ending := make(chan struct{})
 		e.ending = ending
 		bridge.Go(func() {
@@ -193,7 +194,7 @@ func (s *server) stop() {
 	select {
 	case <-closed:
 	case <-time.After(stopLimit):
-		bridge.Logf("tsnet did not close within %v", stopLimit)
+		s.log.at("warning")("tsnet did not close within %v", stopLimit)
 	}
 	s.release()
 }

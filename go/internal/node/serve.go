@@ -102,7 +102,7 @@ func (s *serving) add(ctx context.Context, number uint16, target string) (uint16
 		return nil
 	})
 	if err != nil {
-		s.drop(number, entry)
+		s.remove(number, entry) // it may have been written before the daemon was found not to understand it
 		return 0, nil, err
 	}
 	return number, entry, nil

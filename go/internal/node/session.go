@@ -116,19 +116,23 @@ func (s *session) follow(f func(ipn.Notify), lost func()) {
 	s.cache.empty()
 }
 
-// follow calls f with every notification until ctx ends. A watch that falls behind
-// is cut off by the bus; it is then taken up again, with a new snapshot. lost is called,
-// once, when the bus is gone for another reason.
+// follow calls f with every notification until ctx ends. A watch that ends before is taken
+// up again, with a new snapshot: the bus cuts off who falls behind, and a tailscaled those
+// whose serve configuration somebody resets. lost is called once each time when there is no
+// bus any more.
 func follow(ctx context.Context, lc busWatcher, mask ipn.NotifyWatchOpt, f func(ipn.Notify), lost func()) {
 	here := true
-	for pause := firstPause; ctx.Err() == nil; pause = min(2*pause, lastPause) {
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		w, err := lc.WatchIPNBus(ctx, mask)
-		behind := false
+		if err != nil && ctx.Err() == nil && here {
+			here = false
+			lost()
+		}
 		for err == nil {
 			var n ipn.Notify
 			if n, err = w.Next(); err == nil {
 				here, pause = true, firstPause
-				if behind = fellBehind(n); !behind {
+				if !fellBehind(n) {
 					f(n)
 				}
 			}
@@ -136,15 +140,9 @@ func follow(ctx context.Context, lc busWatcher, mask ipn.NotifyWatchOpt, f func(
 		if w != nil {
 			w.Close()
 		}
-		if ctx.Err() != nil {
-			return
-		}
-		if here && !behind {
-			here = false
-			lost()
-		}
 		select { // not at once: the backend may be going away
 		case <-ctx.Done():
+			return
 		case <-time.After(pause):
 		}
 	}
@@ -222,7 +220,7 @@ func (s *session) resolve(ctx context.Context, host string) (netip.Addr, error) 
 			return netip.Addr{}, ctx.Err()
 		}
 		if local.IsAccessDeniedError(err) { // a tailscaled answers these to root and the operator
-			return s.resolveByMap(ctx, host, full)
+			return s.resolveByMap(ctx, host, full, generation)
 		}
 		if err != nil {
 			continue
@@ -238,13 +236,14 @@ func (s *session) resolve(ctx context.Context, host string) (netip.Addr, error) 
 }
 
 // resolveByMap finds a machine of the tailnet by its name, and no other name.
-func (s *session) resolveByMap(ctx context.Context, host, full string) (netip.Addr, error) {
+func (s *session) resolveByMap(ctx context.Context, host, full string, generation uint64) (netip.Addr, error) {
 	st, err := s.local.Status(ctx)
 	if err != nil {
 		return netip.Addr{}, s.failed(ctx, "status", err)
 	}
 	for p := range maps.Values(st.Peer) {
 		if strings.EqualFold(strings.TrimSuffix(p.DNSName, "."), full) && len(p.TailscaleIPs) > 0 {
+			s.cache.setName(strings.ToLower(strings.TrimSuffix(host, ".")), p.TailscaleIPs[0], generation)
 			return p.TailscaleIPs[0], nil
 		}
 	}

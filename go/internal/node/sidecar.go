@@ -131,13 +131,9 @@ func (s *sidecar) reach(ctx context.Context) (*life, error) {
 
 // join makes sure that the daemon runs, that we may talk to it, and that it is logged in.
 func (l *life) join(ctx context.Context, args UpArgs) (*Identity, error) {
-	st, err := l.probe(ctx)
+	st, prefs, err := l.probe(ctx)
 	if err != nil {
 		return nil, err
-	}
-	prefs, err := l.local.GetPrefs(ctx)
-	if err != nil {
-		return nil, l.absent(err)
 	}
 	if err := l.sameControl(prefs); err != nil {
 		return nil, err
@@ -165,9 +161,9 @@ func (l *life) join(ctx context.Context, args UpArgs) (*Identity, error) {
 	return id, nil
 }
 
-// probe asks the daemon for its state, and whose it is. A child may take as long as an
-// attempt.
-func (l *life) probe(ctx context.Context) (st *ipnstate.Status, err error) {
+// probe asks the daemon for its state and its preferences, and whose it is. A child may
+// take as long as an attempt.
+func (l *life) probe(ctx context.Context) (st *ipnstate.Status, prefs *ipn.Prefs, err error) {
 	limit := probeLimit
 	if l.child != nil {
 		limit = l.cfg.connectTimeout()
@@ -179,10 +175,10 @@ func (l *life) probe(ctx context.Context) (st *ipnstate.Status, err error) {
 			break
 		}
 		if ctx.Err() != nil {
-			return nil, ctx.Err()
+			return nil, nil, ctx.Err()
 		}
 		if l.child == nil || within.Err() != nil || l.child.ended() != nil {
-			return nil, l.absent(err)
+			return nil, nil, l.absent(err)
 		}
 		select {
 		case <-within.Done():
@@ -190,15 +186,18 @@ func (l *life) probe(ctx context.Context) (st *ipnstate.Status, err error) {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+	if prefs, err = l.local.GetPrefs(within); err != nil {
+		return nil, nil, l.absent(err)
+	}
 	c, err := dialLocal(within, l.local)
 	if err != nil {
-		return nil, l.absent(err)
+		return nil, nil, l.absent(err)
 	}
 	defer c.Close()
 	if u, ok := c.(*net.UnixConn); ok {
 		l.uid, err = proxied.PeerUID(u)
 	}
-	return st, err
+	return st, prefs, err
 }
 
 // absent says why the daemon does not answer.

@@ -1,0 +1,61 @@
+"""What a row of the table of errors is, and where it happens; the rows are in test_error_table."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tailnet import RetryPolicy, Tailnet, TailnetError, TailnetHandle
+from tailnet.testing import Testnet
+
+ONCE = RetryPolicy(retries=0)
+WRONG = "tskey-auth-" + "wrong" * 3  # in no line of source, which tracebacks show
+
+Provoke = Callable[["Place"], object]
+
+
+@dataclass
+class Place:
+    """Where a row happens."""
+
+    net: Testnet
+    tn: TailnetHandle
+    tmp_path: Path
+    stack: contextlib.ExitStack
+    began: float = 0.0
+
+    def up(self, net: Testnet | None = None, **fields: Any) -> TailnetHandle:
+        """Join with these settings, once, to a tailnet of its own or the common one."""
+        fields = {"retry": ONCE, **fields}
+        tailnet = Tailnet((net or self.net).config("node", **fields))
+        self.stack.callback(tailnet.close)
+        self.began = time.monotonic()  # starting a control server is not the error's time
+        return tailnet.up()
+
+    def testnet(self, **options: Any) -> Testnet:
+        """Start a tailnet for this row alone."""
+        return self.stack.enter_context(Testnet(**options))
+
+    def broken(self, kind: Any, **options: Any) -> TailnetHandle:
+        """Join a control server with a fault."""
+        net = self.testnet()
+        net.control.fault(kind, **options)
+        return self.up(net, connect_timeout=1.0)
+
+
+@dataclass
+class Row:
+    """One cause: what is done, and what comes of it."""
+
+    cause: str
+    provoke: Provoke
+    cls: type[TailnetError]
+    within: float  # seconds
+    says: str  # in the message, which always names what it happened to
+    builtin: type[BaseException] = Exception
+    number: int | None = None  # errno
+    note: str = ""
