@@ -56,8 +56,10 @@ def nodes(face: Face, backend: Embedded) -> Iterator[tuple[Node, Node]]:
         for here, there in ((server, client), (client, server)):
             # Two nodes that talk for the first time start what they then keep: no leak of a test.
             eventually("they know each other", lambda: knows(here, there))  # noqa: B023
-            with contextlib.closing(here.listen(":1")) as listener:
-                there.dial(f"{here.handle.ip}:1").close()
+            with (
+                contextlib.closing(here.listen(":1")) as listener,
+                contextlib.closing(there.dial(f"{here.handle.ip}:1")),
+            ):
                 listener.accept()[0].close()
         yield server, client
 

@@ -191,7 +191,13 @@ class Daemon:
 
     def cli(self, *words: str) -> str:
         """Run `tailscale`; return what it printed."""
-        return run([self._tailscale, "--socket=" + self.socket, *words], env=self.env)
+        words = (self._tailscale, "--socket=" + self.socket, *words)
+        while True:
+            try:
+                return run(words, env=self.env)
+            except AssertionError as e:  # of `tailscale serve`, when we write the configuration too
+                if "please try again" not in str(e):
+                    raise
 
     def up(self, hostname: str, *flags: str, auth_key: str = "-", login_server: str = "") -> None:
         """Log in with the tailnet's key, or another one, or none where that is ""."""
@@ -276,8 +282,19 @@ class _Pass(socketserver.StreamRequestHandler):
             status, body = rule(self.body(headers), ask)
             own.pop("Transfer-Encoding", None)
             own |= {"Content-Length": str(len(body)), "Connection": "close"}
-            self.wfile.write(spell(b"HTTP/1.1 %d -\r\n" % status, own) + body)
+            with contextlib.suppress(BrokenPipeError):  # it has not waited
+                self.wfile.write(spell(b"HTTP/1.1 %d -\r\n" % status, own) + body)
 
+    def _body(self, headers: dict[str, str]) -> bytes:
+        """Read a request's body; Go sends one of unknown length in chunks."""
+        if not headers.pop("Transfer-Encoding", ""):
+            return self.rfile.read(int(headers.pop("Content-Length", 0)))
+        chunks = []
+        while size := int(self.rfile.readline(), 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
 
     def body(self, headers: dict[str, str]) -> bytes:
         """Read a request's body, and forget how it was sent."""

@@ -235,7 +235,12 @@ class TailnetListener(TcpLike):
                 keeps=listening.node,
                 inet=self._inet,
             )
-            if peer is not None and listening.is_of_the_node(connection):
+            ours = listening.is_of_the_node(connection)
+            if ours and isinstance(name, bytes) and name.endswith(_CLOSED):
+                connection.close()
+                listening.end()  # the library says that none will come any more
+                break
+            if peer is not None and ours:
                 # As socket.accept: a new socket blocks, whatever this one does.
                 if socket.getdefaulttimeout() is None:
                     connection.setblocking(True)

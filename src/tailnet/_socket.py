@@ -194,8 +194,8 @@ class TailnetSocket(TcpLike):
         if how == socket.SHUT_WR and self._whole and self.fileno() >= 0:
             raise TailnetUnsupported(
                 "shutdown(SHUT_WR): this tailscaled, which has no TUN, ends both directions at"
-                " once, and the answer would be lost; say in your protocol where a message ends, close()"
-                ' the connection, or use backend="embedded"'
+                " once, and the answer would be lost; say in your protocol where a message ends,"
+                ' close() the connection, or use backend="embedded"'
             )
         super().shutdown(how)
 

@@ -23,6 +23,7 @@ import json
 import os
 import pwd
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -76,6 +77,8 @@ OURS = {
 }
 # What else Tailscale's code and Go's standard library read from the environment.
 SHARED = {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+
+_SBIN = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin")
 
 _OF_TAILSCALED = {"tailscaled_socket", "tailscaled_managed", "tailscaled_path"}
 # What is decided where the daemon is set up.
@@ -431,9 +434,19 @@ class TailnetConfig(Settings):
             "log_level": self.log_level,
             "tailscaled_socket": str(self.tailscaled_socket or ""),
             "tailscaled_managed": self.tailscaled_managed,
-            "tailscaled_path": str(self.tailscaled_path or ""),
+            "tailscaled_path": self._resolved_tailscaled(environ),
             "process": {"log_upload": self.log_upload, "env": _shared_environment(environ)},
         }
+
+    def _resolved_tailscaled(self, environ: Mapping[str, str]) -> str:
+        """Return the daemon to run; "" where none is needed, or there is none."""
+        if self.tailscaled_path is not None:
+            return str(self.tailscaled_path.absolute())
+        if not self.tailscaled_managed:
+            return ""
+        # An ordinary user's PATH does not have where packages install it.
+        path = os.pathsep.join([environ.get("PATH", os.defpath), *_SBIN])
+        return shutil.which("tailscaled", path=path) or ""
 
     def _daemon_is_theirs(self) -> bool:
         return self.backend == "tailscaled" and not self.tailscaled_managed

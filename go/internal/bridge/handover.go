@@ -133,6 +133,26 @@ func (a *Acceptor) connect(id uint64, peer netip.AddrPort) (int, error) {
 	return fd, nil
 }
 
+// mostKnocks is how many may wait in accept(2) to be told; _listener.py has the same.
+const mostKnocks = 256
+
+// End tells everybody who waits in accept(2) that no connection will come any more, by
+// connections whose name says so (src/tailnet/_listener.py).
+func (a *Acceptor) End() {
+	for range mostKnocks {
+		fd, err := socket()
+		if err != nil {
+			return
+		}
+		unix.Bind(fd, &unix.SockaddrUnix{Name: "@" + newNonce() + "/0/closed"})
+		err = unix.Connect(fd, &unix.SockaddrUnix{Name: a.dial})
+		unix.Close(fd)
+		if err != nil { // the queue is full: nobody waits
+			return
+		}
+	}
+}
+
 // Close refuses what comes from now on, and what waits. It may be called twice.
 func (a *Acceptor) Close() {
 	if !a.isShut.CompareAndSwap(false, true) {

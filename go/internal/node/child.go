@@ -3,7 +3,6 @@ package node
 import (
 	"bufio"
 	"cmp"
-	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -13,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,6 +32,9 @@ type child struct {
 	scratch string
 	state   *os.File // holds the state directory
 	done    chan struct{}
+	said    chan struct{} // closed when its last line has been read
+	joined  atomic.Bool   // another up() will not help
+	redact  func(string) string
 
 	mu   sync.Mutex
 	last []string // its last lines, for what killed it
@@ -45,40 +48,33 @@ const (
 	// wait where it logs an ephemeral node out.
 	endLimit = 2 * time.Second
 
+	// lastWordsLimit is how long what a dead daemon said may take to arrive.
+	lastWordsLimit = 200 * time.Millisecond
+
 	// aliveFD is where the child finds the pipe: the first of ExtraFiles.
 	aliveFD = 3
 )
 
-// sbins is where packages install tailscaled, and where an ordinary user's PATH does not look.
-var sbins = []string{"/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin"}
-
-func findTailscaled(c *Config) (string, error) {
-	if c.TailscaledPath != "" {
-		path, err := exec.LookPath(c.TailscaledPath)
-		if err != nil {
-			return "", fault.New(fault.NotRunning, "tailscaled_path: cannot run %s: %v", c.TailscaledPath, errors.Unwrap(err))
-		}
-		return path, nil
-	}
-	if path, err := exec.LookPath("tailscaled"); err == nil {
-		return path, nil
-	}
-	for _, dir := range sbins {
-		if path, err := exec.LookPath(filepath.Join(dir, "tailscaled")); err == nil {
-			return path, nil
-		}
-	}
-	return "", fault.New(fault.NotRunning, "there is no tailscaled on PATH to run; install Tailscale (https://tailscale.com/download), "+
-		"set tailscaled_path, or use backend=\"embedded\", which needs none")
-}
+// resolvBackup is there while a tailscaled manages the machine's resolv.conf by itself
+// (tailscale.com/net/dns, direct.go). Every tailscaled that starts as root puts it back in
+// place, one in userspace mode too, and the machine's own would lose its names.
+const resolvBackup = "/etc/resolv.pre-tailscale-backup.conf"
 
 // startChild starts a daemon. It does not answer yet.
 func startChild(c *Config, log *logger) (_ *child, err error) {
-	path, err := findTailscaled(c)
-	if err != nil {
-		return nil, err
+	path := c.TailscaledPath // found by Python, whose PATH Go does not see
+	if path == "" {
+		return nil, fault.New(fault.NotRunning, "there is no tailscaled on PATH to run; install Tailscale (https://tailscale.com/download), "+
+			"set tailscaled_path, or use backend=\"embedded\", which needs none")
 	}
-	k := &child{done: make(chan struct{})}
+	if st, err := os.Stat(path); err == nil && st.IsDir() {
+		return nil, fault.New(fault.NotRunning, "cannot run %s: it is a directory", path)
+	}
+	if _, err := os.Stat(resolvBackup); err == nil && os.Geteuid() == 0 {
+		return nil, fault.New(fault.Unsupported, "a tailscaled run as root would undo what this machine's own one has made of /etc/resolv.conf; "+
+			"run this program as another user, or use that daemon (tailscaled_managed=False) or backend=\"embedded\"")
+	}
+	k := &child{done: make(chan struct{}), said: make(chan struct{}), redact: log.redact}
 	defer func() {
 		if err != nil {
 			k.release()
@@ -114,7 +110,7 @@ func startChild(c *Config, log *logger) (_ *child, err error) {
 	k.cmd = exec.Command(path, args...)
 	k.cmd.Stdout, k.cmd.Stderr = in, in
 	k.cmd.ExtraFiles = []*os.File{read}
-	k.cmd.Env = childEnv()
+	k.cmd.Env = childEnv(cmp.Or(c.StateDir, k.scratch))
 	k.cmd.SysProcAttr = childAttr() // a process group of its own: Ctrl-C is for us, who then end it in order
 	started := make(chan error, 1)
 	bridge.Go(func() {
@@ -136,12 +132,16 @@ func startChild(c *Config, log *logger) (_ *child, err error) {
 
 // childEnv is Go's environment, which holds what Python's holds (process.go), without what
 // is between us and whoever started us.
-func childEnv() []string {
-	env := []string{"TS_PARENT_DEATH_FD=" + strconv.Itoa(aliveFD)} // tailscaled.go: it exits when the pipe is closed
+func childEnv(logs string) []string {
+	env := []string{
+		"TS_PARENT_DEATH_FD=" + strconv.Itoa(aliveFD), // tailscaled.go: it exits when the pipe is closed
+		"TS_LOGS_DIR=" + logs,                         // else it finds the machine's own
+	}
 	for _, kv := range os.Environ() {
 		name, _, _ := strings.Cut(kv, "=")
 		switch name {
-		case "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID", "TS_PARENT_DEATH_FD":
+		case "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID", "TS_PARENT_DEATH_FD",
+			"TS_LOGS_DIR", "STATE_DIRECTORY":
 		default:
 			env = append(env, kv)
 		}
@@ -153,6 +153,7 @@ var timestamp = regexp.MustCompile(`^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d `)
 
 // passOn passes the daemon's lines to the log.
 func (k *child) passOn(out io.ReadCloser, logf func(string, ...any)) {
+	defer close(k.said)
 	defer out.Close()
 	lines := bufio.NewReaderSize(out, 1<<16)
 	for {
@@ -170,15 +171,28 @@ func (k *child) passOn(out io.ReadCloser, logf func(string, ...any)) {
 
 func (k *child) wait() {
 	err := k.cmd.Wait()
-	how := "without an error"
+	select {
+	case <-k.said:
+	case <-time.After(lastWordsLimit): // a child of its own may have its output still
+	}
+	how, then := "without an error", "up() starts another"
 	if err != nil {
 		how = err.Error()
 	}
+	if k.joined.Load() {
+		then = "make a new Tailnet to start another"
+	}
+	words := k.lastWords()
 	k.mu.Lock()
-	k.err = fault.New(fault.NotRunning, "the tailscaled started for this node has ended (%s); up() starts another; its last words: %s",
-		how, cmp.Or(secrets.ReplaceAllString(strings.Join(k.last, "; "), "..."), "none"))
+	k.err = fault.New(fault.NotRunning, "the tailscaled started for this node has ended (%s); %s; its last words: %s", how, then, words)
 	k.mu.Unlock()
 	close(k.done)
+}
+
+func (k *child) lastWords() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return cmp.Or(k.redact(strings.Join(k.last, "; ")), "none")
 }
 
 // ended says how the daemon ended, or returns nil where it runs.
@@ -193,11 +207,11 @@ func (k *child) stop() {
 	if k == nil {
 		return
 	}
-	k.cmd.Process.Signal(syscall.SIGTERM)
+	syscall.Kill(-k.cmd.Process.Pid, syscall.SIGTERM) // its group: it may be a script that runs the daemon
 	select {
 	case <-k.done:
 	case <-time.After(endLimit):
-		k.cmd.Process.Kill()
+		syscall.Kill(-k.cmd.Process.Pid, syscall.SIGKILL)
 		<-k.done
 	}
 	k.release()
@@ -218,10 +232,17 @@ func (k *child) release() {
 	}
 }
 
+// longestScratch leaves room for the socket in a sockaddr_un, which has 104 bytes on macOS.
+const longestScratch = 80
+
 // makeScratch makes a temporary directory that is known to be in use as long as it is
 // locked (src/tailnet/_scratch.py).
 func makeScratch(c *Config) (dir string, lock *os.File, err error) {
-	if dir, err = os.MkdirTemp("", "tailnet-scratch-"); err == nil {
+	where := os.TempDir()
+	if len(where)+len("/tailnet-scratch-0123456789") > longestScratch {
+		where = "/tmp"
+	}
+	if dir, err = os.MkdirTemp(where, "tailnet-scratch-"); err == nil {
 		if lock, err = os.Open(dir); err == nil {
 			err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"regexp"
 	"strconv"
 	"strings"
@@ -59,6 +60,9 @@ func (p *progress) note(n ipn.Notify) {
 	}
 	if n.Health != nil {
 		p.loginError = n.Health.Warnings[health.LoginStateWarnable.Code].Args[health.ArgError]
+		if strings.HasSuffix(p.loginError, context.Canceled.Error()) {
+			p.loginError = "" // of an attempt that a newer one took the place of
+		}
 	}
 }
 

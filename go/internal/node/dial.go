@@ -114,8 +114,11 @@ func (s *session) dialError(ctx context.Context, addr Address, err error) error 
 	var errno syscall.Errno
 	if errors.As(err, &errno) { // over the host's network
 		f.Errno = int(errno)
-		if errno == syscall.ECONNREFUSED {
+		switch errno {
+		case syscall.ECONNREFUSED:
 			f.Code = fault.Refused
+		case syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.ETIMEDOUT:
+			f.Code = fault.Unreachable
 		}
 	} else if known, ok := dialErrnos[cause.Error()]; ok {
 		f.Code, f.Errno = known.code, int(known.errno)

@@ -13,6 +13,7 @@ import (
 
 	"tailscale.com/client/local"
 	"tailscale.com/ipn"
+	"tailscale.com/safesocket"
 
 	"tailnet/internal/bridge"
 	"tailnet/internal/fault"
@@ -43,7 +44,10 @@ type serving struct {
 	watched chan struct{}          // closed once there is a session
 }
 
-type serveEntry struct{ target string }
+type serveEntry struct {
+	target string
+	a      *bridge.Acceptor
+}
 
 const (
 	// updateTries: each is lost to another program that wrote meanwhile.
@@ -63,16 +67,20 @@ func (s *serving) init(life *session, log *logger) {
 	s.entries, s.watched = map[uint16]*serveEntry{}, make(chan struct{})
 }
 
-// resume brings the entries back that went with the watch before this one, or, where it is
-// the same, "", with a logout: the daemon then leaves the watch open.
-func (s *serving) resume(session string) {
+// watch takes a new watch in; the entries of the one before are gone.
+func (s *serving) watch(session string) {
 	s.mu.Lock()
-	if session != "" {
-		if s.session == "" {
-			close(s.watched)
-		}
-		s.session = session
+	defer s.mu.Unlock()
+	if s.session == "" {
+		close(s.watched)
 	}
+	s.session = session
+}
+
+// resume brings the entries back, which go with a watch, and with a logout too, though the
+// daemon then leaves the watch open.
+func (s *serving) resume() {
+	s.mu.Lock()
 	idle := len(s.entries) == 0
 	s.mu.Unlock()
 	if !idle {
@@ -81,15 +89,18 @@ func (s *serving) resume(session string) {
 }
 
 // add asks the daemon to forward a port, any for 0, to target.
-func (s *serving) add(ctx context.Context, number uint16, target string) (uint16, *serveEntry, error) {
+func (s *serving) add(ctx context.Context, number uint16, target string, a *bridge.Acceptor) (uint16, *serveEntry, error) {
 	select {
 	case <-s.watched:
 	case <-ctx.Done():
 		return 0, nil, ctx.Err()
 	}
-	entry := &serveEntry{target}
+	entry, want := &serveEntry{target, a}, number
 	err := s.update(ctx, func(taken func(uint16) bool) error {
-		if number == 0 {
+		if s.entries[number] == entry { // of a try that somebody else was faster than
+			delete(s.entries, number)
+		}
+		if number = want; number == 0 {
 			for number = firstAny; number <= lastAny && taken(number); number++ {
 			}
 			if number > lastAny {
@@ -130,7 +141,11 @@ func (s *serving) updateLater() {
 		ctx, cancel := context.WithTimeout(s.life.ctx, updateLimit)
 		defer cancel()
 		if err := s.update(ctx, func(func(uint16) bool) error { return nil }); err != nil && s.life.ctx.Err() == nil {
-			s.log.at("error")("serving through tailscaled: %v", err)
+			level := "error"
+			if fault.Is(err, fault.NotRunning) { // it is away: the entries come when it is back
+				level = "debug"
+			}
+			s.log.at(level)("serving through tailscaled: %v", err)
 		}
 	})
 }
@@ -223,6 +238,15 @@ func (s *serving) refused(ctx context.Context, err error) error {
 	return s.life.failed(ctx, "serving through tailscaled", err)
 }
 
+// end tells everybody who waits for a connection that none will come.
+func (s *serving) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.entries {
+		e.a.End()
+	}
+}
+
 // clear takes all entries out. They would go with the watch too, but a moment later.
 func (s *serving) clear() {
 	s.mu.Lock()
@@ -240,14 +264,14 @@ func (s *serving) clear() {
 
 // listenServed makes connections to a port of the daemon's node arrive at a.
 func (l *life) listenServed(ctx context.Context, addr Address, on []netip.Addr, a *bridge.Acceptor) (uint16, func(), error) {
-	if err := l.reaches(ctx); err != nil {
+	if err := l.reaches(); err != nil {
 		return 0, nil, err
 	}
 	ln, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: someLoopback()})
 	if err != nil {
 		return 0, nil, fault.For(fault.Internal, err, "no port on 127.0.0.0/8 for tailscaled to forward to")
 	}
-	number, entry, err := l.serve.add(ctx, addr.Port, ln.Addr().String())
+	number, entry, err := l.serve.add(ctx, addr.Port, ln.Addr().String(), a)
 	if err != nil {
 		ln.Close()
 		return 0, nil, err
@@ -281,24 +305,20 @@ func (l *life) acceptServed(ln *net.TCPListener, on []netip.Addr, a *bridge.Acce
 				reset(c)
 				return
 			}
-			a.HandOver(bridge.Kernel(c), src)
+			a.HandOver(&throughDaemon{bridge.Kernel(c), l.gone}, src)
 		})
 	})
 }
 
 // reaches makes sure that the daemon, whose 127.0.0.1 is that of its network namespace,
 // can connect to ours.
-func (l *life) reaches(ctx context.Context) error {
-	c, err := dialLocal(ctx, l.local)
-	if err != nil {
-		return l.absent(err)
+func (l *life) reaches() error {
+	if !l.local.UseSocketOnly {
+		if _, _, err := safesocket.LocalTCPPortAndToken(); err == nil {
+			return fault.New(fault.Unsupported, "listening through the Tailscale app of macOS is not supported; use backend=\"embedded\"")
+		}
 	}
-	defer c.Close()
-	u, ok := c.(*net.UnixConn)
-	if !ok {
-		return fault.New(fault.Unsupported, "listening through the Tailscale app of macOS is not supported; use backend=\"embedded\"")
-	}
-	if same, err := proxied.SameNetwork(u); err != nil {
+	if same, err := proxied.SameNetwork(l.where); err != nil {
 		return err
 	} else if !same {
 		return fault.New(fault.Unsupported, "tailscaled at %s runs in another network namespace (a container?), from where it cannot "+

@@ -34,6 +34,9 @@ type session struct {
 	// whyNot says why a node that had joined does not run, or returns nil where it does.
 	whyNot func(ctx context.Context) error
 
+	// stranger says that a status is another node's; nil where it cannot be.
+	stranger func(*ipnstate.Status) error
+
 	mu   sync.Mutex
 	runs context.Context // ends when the node stops running, because its key has expired, say
 	rest context.CancelFunc
@@ -53,9 +56,16 @@ func (s *session) note(state ipn.State) {
 		if s.rest != nil {
 			s.rest()
 		}
+		s.cache.empty()
 	} else if s.runs == nil || s.runs.Err() != nil {
 		s.runs, s.rest = context.WithCancel(s.ctx)
 	}
+}
+
+func (s *session) isRunning() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.runs != nil && s.runs.Err() == nil
 }
 
 // whileRunning bounds an operation by the node's running. A node that does not run would
@@ -128,17 +138,22 @@ func follow(ctx context.Context, lc busWatcher, mask ipn.NotifyWatchOpt, f func(
 			here = false
 			lost()
 		}
+		cut := false
 		for err == nil {
 			var n ipn.Notify
 			if n, err = w.Next(); err == nil {
 				here, pause = true, firstPause
-				if !fellBehind(n) {
+				if cut = fellBehind(n); !cut {
 					f(n)
 				}
 			}
 		}
 		if w != nil {
 			w.Close()
+			if !cut && pause == firstPause && ctx.Err() == nil { // is it there still? Who asks meanwhile should hear it
+				pause++
+				continue
+			}
 		}
 		select { // not at once: the backend may be going away
 		case <-ctx.Done():
@@ -165,6 +180,11 @@ func (s *session) status(ctx context.Context) (json.RawMessage, error) {
 	if err != nil {
 		return nil, s.failed(ctx, "status", err)
 	}
+	if s.stranger != nil {
+		if err := s.stranger(st); err != nil {
+			return nil, err
+		}
+	}
 	return json.Marshal(st)
 }
 
@@ -182,6 +202,19 @@ func (s *session) failed(ctx context.Context, what string, err error) error {
 // whois answers with Tailscale's own document; with mayWait false from the cache, or nil.
 func (s *session) whois(ctx context.Context, ip netip.Addr, mayWait bool) (json.RawMessage, error) {
 	doc, generation := s.cache.person(ip)
+	if s.stranger != nil && !s.isRunning() { // of somebody else, or of nobody
+		if !mayWait {
+			return nil, nil
+		}
+		st, err := s.local.StatusWithoutPeers(ctx)
+		if err != nil {
+			return nil, s.failed(ctx, "whois "+ip.String(), err)
+		}
+		if err := s.stranger(st); err != nil {
+			return nil, err
+		}
+		doc = nil
+	}
 	if doc != nil || !mayWait {
 		return doc, nil
 	}
@@ -293,7 +326,7 @@ func (s *session) watch(stream *bridge.Stream) {
 		ctx, cancel := context.WithCancel(stream.Context())
 		stop := context.AfterFunc(s.ctx, cancel)
 		w := newWatcher(stream, s.local, cancel)
-		follow(ctx, s.local, watchMask, w.note, w.lost)
+		follow(ctx, s.local, watchMask, w.note, func() { s.note(ipn.NoState); w.lost() })
 		stop()
 		cancel()
 		if s.ctx.Err() != nil {

@@ -106,6 +106,10 @@ func (s *sidecar) up(ctx context.Context, args UpArgs) (*Identity, error) {
 	defer s.mu.Unlock()
 	if err == nil {
 		l.joined(id)
+		if l.child != nil {
+			l.child.joined.Store(true)
+			bridge.Go(l.outlive)
+		}
 		bridge.Go(func() { l.follow(l.note, func() { l.session.note(ipn.NoState) }) })
 	}
 	s.life = l
@@ -125,7 +129,7 @@ func (s *sidecar) reach(ctx context.Context) (*life, error) {
 	}
 	l.local = newClient(socket)
 	l.where = cmp.Or(socket, paths.DefaultTailscaledSocket())
-	l.session.whyNot = l.whyNot
+	l.session.whyNot, l.session.stranger = l.whyNot, l.stranger
 	return l, nil
 }
 
@@ -142,12 +146,20 @@ func (l *life) join(ctx context.Context, args UpArgs) (*Identity, error) {
 		if err := l.hopeless(st.BackendState); err != nil {
 			return nil, err
 		}
-		if l.child != nil && l.url == "" || st.BackendState == ipn.NeedsLogin.String() && l.key() != "" {
-			if err := l.login(ctx, prefs); err != nil {
-				return nil, err
+		mask := upMask
+		if stuck := l.child != nil && st.BackendState == ipn.NoState.String() && l.key() != ""; stuck ||
+			st.BackendState == ipn.NeedsLogin.String() && l.url == "" {
+			if stuck { // what is wrong with it is so without the key
+				mask &^= ipn.NotifyInitialHealthState
 			}
+			err = l.login(ctx, prefs)
+		} else if l.child != nil && l.url == "" {
+			err = l.resume(ctx, prefs)
 		}
-		if err := l.awaitRunning(ctx, l.cfg, l.log, args); err != nil {
+		if err != nil {
+			return nil, err
+		}
+		if err := l.awaitRunning(ctx, l.cfg, l.log, args, mask); err != nil {
 			return nil, err
 		}
 	}
@@ -162,7 +174,9 @@ func (l *life) join(ctx context.Context, args UpArgs) (*Identity, error) {
 }
 
 // probe asks the daemon for its state and its preferences, and whose it is. A child may
-// take as long as an attempt.
+// take as long as an attempt, and has to make up its mind: one that knows the tailnet
+// already logs in by itself, and a second login would cut that short. But control may want
+// the key again, and then it goes nowhere.
 func (l *life) probe(ctx context.Context) (st *ipnstate.Status, prefs *ipn.Prefs, err error) {
 	limit := probeLimit
 	if l.child != nil {
@@ -170,14 +184,20 @@ func (l *life) probe(ctx context.Context) (st *ipnstate.Status, prefs *ipn.Prefs
 	}
 	within, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	var answered time.Time
 	for {
 		if st, err = l.local.StatusWithoutPeers(within); err == nil {
-			break
+			if answered.IsZero() {
+				answered = time.Now()
+			}
+			if l.child == nil || st.BackendState != ipn.NoState.String() || time.Since(answered) > grace {
+				break
+			}
 		}
 		if ctx.Err() != nil {
 			return nil, nil, ctx.Err()
 		}
-		if l.child == nil || within.Err() != nil || l.child.ended() != nil {
+		if err != nil && (l.child == nil || within.Err() != nil || l.child.ended() != nil) {
 			return nil, nil, l.absent(err)
 		}
 		select {
@@ -185,6 +205,9 @@ func (l *life) probe(ctx context.Context) (st *ipnstate.Status, prefs *ipn.Prefs
 		case <-l.child.done:
 		case <-time.After(10 * time.Millisecond):
 		}
+	}
+	if st.Version == "" {
+		return nil, nil, l.absent(errors.New("its status has no version"))
 	}
 	if prefs, err = l.local.GetPrefs(within); err != nil {
 		return nil, nil, l.absent(err)
@@ -207,11 +230,13 @@ func (l *life) absent(err error) error {
 		if ended := l.child.ended(); ended != nil {
 			return ended
 		}
-		return fault.New(fault.NotRunning, "the tailscaled started for this node does not answer: %v", err)
+		return fault.New(fault.NotRunning, "the tailscaled started for this node does not answer: %v; its last words: %s", err, l.child.lastWords())
 	case errors.Is(err, fs.ErrNotExist):
 		return fault.New(fault.NotRunning, "tailscaled is not running: there is no socket %s; "+
 			"start it (sudo systemctl start tailscaled), or set tailscaled_socket", l.where)
-	case local.IsAccessDeniedError(err) || errors.Is(err, fs.ErrPermission):
+	case errors.Is(err, fs.ErrPermission):
+		return fault.New(fault.NotRunning, "this user may not open the socket %s of tailscaled; its file or directory has a mode that forbids it", l.where)
+	case local.IsAccessDeniedError(err):
 		return fault.New(fault.NotRunning, "tailscaled at %s does not permit this user; "+
 			"sudo tailscale set --operator=$USER allows it", l.where)
 	case errors.Is(err, unix.ECONNREFUSED):
@@ -227,7 +252,7 @@ func (l *life) hopeless(state string) error {
 	case state == ipn.Stopped.String() && l.child == nil:
 		return fault.New(fault.NotRunning, "tailscaled at %s is stopped; run: sudo tailscale up", l.where)
 	case state == ipn.NeedsLogin.String() && l.child == nil && l.key() == "":
-		return fault.New(fault.NotRunning, "tailscaled at %s is logged out; run: sudo tailscale up, or give an auth_key", l.where)
+		return l.loggedOut()
 	case state == ipn.InUseOtherUser.String():
 		return fault.New(fault.NotRunning, "tailscaled at %s is in use by another user of this machine", l.where)
 	}
@@ -242,19 +267,34 @@ func (l *life) whyNot(ctx context.Context) error {
 	switch {
 	case err != nil:
 		return l.absent(err)
+	case st.BackendState == ipn.NeedsLogin.String() && l.child != nil:
+		return fault.New(fault.Auth, "node %q is no longer logged in: its key has expired or was removed; extend it in the admin console, "+
+			"or make a new Tailnet", l.self.Hostname)
 	case st.BackendState == ipn.NeedsLogin.String() && st.HaveNodeKey:
 		return fault.New(fault.Auth, "node %q is no longer logged in: its key has expired or was removed; extend it in the admin console, "+
 			"or run: sudo tailscale up --force-reauth", l.self.Hostname)
+	case st.BackendState == ipn.NeedsLogin.String():
+		return l.loggedOut()
 	case st.BackendState != ipn.Running.String():
 		if err := l.hopeless(st.BackendState); err != nil {
 			return err
 		}
 		return fault.New(fault.NotRunning, "tailscaled at %s is %s, not Running", l.where, st.BackendState)
-	case st.Self != nil && string(st.Self.ID) != l.node:
-		return fault.New(fault.NotRunning, "tailscaled at %s is another node now, %s, after a login or a switch of accounts; "+
-			"make a new Tailnet to use that one", l.where, strings.TrimSuffix(st.Self.DNSName, "."))
 	}
-	return nil
+	return l.stranger(st)
+}
+
+// stranger says that the daemon's node is not the one that joined.
+func (l *life) stranger(st *ipnstate.Status) error {
+	if st.Self == nil || st.Self.ID == "" || string(st.Self.ID) == l.node {
+		return nil
+	}
+	return fault.New(fault.NotRunning, "tailscaled at %s is another node now, %s, after a login or a switch of accounts; "+
+		"make a new Tailnet to use that one", l.where, strings.TrimSuffix(st.Self.DNSName, "."))
+}
+
+func (l *life) loggedOut() error {
+	return fault.New(fault.NotRunning, "tailscaled at %s is logged out; run: sudo tailscale up, or give an auth_key to a new Tailnet", l.where)
 }
 
 func (l *life) key() string { return cmp.Or(l.cfg.AuthKey, l.cfg.ClientSecret) }
@@ -271,21 +311,9 @@ func (l *life) sameControl(prefs *ipn.Prefs) error {
 
 // login does what `tailscale up --auth-key` does. A daemon that is not ours keeps its
 // other preferences.
-func (l *life) login(ctx context.Context, prefs *ipn.Prefs) (err error) {
-	prefs.WantRunning, prefs.LoggedOut = true, false
-	if l.cfg.ControlURL != "" {
-		prefs.ControlURL = l.cfg.ControlURL
-	}
-	if l.child != nil {
-		prefs.Hostname = l.cfg.Hostname
-		prefs.AdvertiseTags = l.cfg.Tags
-		prefs.RouteAll = l.cfg.AcceptRoutes
-		prefs.AdvertiseRoutes = l.cfg.routes
-		if l.cfg.ExitNode != "" {
-			if prefs.ExitNodeIP, err = netip.ParseAddr(l.cfg.ExitNode); err != nil {
-				return fault.New(fault.Config, "exit_node: with tailscaled_managed it must be an IP address, and is %q", l.cfg.ExitNode)
-			}
-		}
+func (l *life) login(ctx context.Context, prefs *ipn.Prefs) error {
+	if err := l.prefer(prefs); err != nil {
+		return err
 	}
 	if err := l.local.Start(ctx, ipn.Options{AuthKey: l.key(), UpdatePrefs: prefs}); err != nil {
 		return l.absent(err)
@@ -296,16 +324,78 @@ func (l *life) login(ctx context.Context, prefs *ipn.Prefs) (err error) {
 	return nil
 }
 
+// resume gives a child that has logged in before the preferences of today.
+func (l *life) resume(ctx context.Context, prefs *ipn.Prefs) error {
+	if l.cfg.ControlURL != "" && prefs.ControlURL != l.cfg.ControlURL {
+		return l.login(ctx, prefs)
+	}
+	if err := l.prefer(prefs); err != nil {
+		return err
+	}
+	if _, err := l.local.EditPrefs(ctx, &ipn.MaskedPrefs{Prefs: *prefs, WantRunningSet: true, HostnameSet: true,
+		AdvertiseTagsSet: true, RouteAllSet: true, AdvertiseRoutesSet: true, ExitNodeIPSet: true, ExitNodeIDSet: true}); err != nil {
+		return fault.New(fault.Config, "routes or exit node: %v", err)
+	}
+	return nil
+}
+
+// prefer puts what the configuration says into preferences.
+func (l *life) prefer(prefs *ipn.Prefs) (err error) {
+	prefs.WantRunning, prefs.LoggedOut = true, false
+	if l.cfg.ControlURL != "" {
+		prefs.ControlURL = l.cfg.ControlURL
+	}
+	if l.child == nil {
+		return nil
+	}
+	prefs.Hostname = l.cfg.Hostname
+	prefs.AdvertiseTags = l.cfg.Tags
+	prefs.RouteAll = l.cfg.AcceptRoutes
+	prefs.AdvertiseRoutes = l.cfg.routes
+	prefs.ExitNodeID, prefs.ExitNodeIP = "", netip.Addr{}
+	if l.cfg.ExitNode != "" {
+		if prefs.ExitNodeIP, err = netip.ParseAddr(l.cfg.ExitNode); err != nil {
+			return fault.New(fault.Config, "exit_node: with tailscaled_managed it must be an IP address, and is %q", l.cfg.ExitNode)
+		}
+	}
+	return nil
+}
+
 // note takes in what the daemon says while the node is up.
 func (l *life) note(n ipn.Notify) {
-	running := n.State != nil && *n.State == ipn.Running
-	if n.SelfChange != nil && string(n.SelfChange.StableID) != l.node || running && l.whyNot(l.ctx) != nil {
+	if n.SessionID != "" { // the first of a watch; our entries live as long as that
+		l.serve.watch(n.SessionID)
+	}
+	switch {
+	case n.SelfChange != nil && string(n.SelfChange.StableID) != l.node:
 		l.session.note(ipn.NoState) // another node's running is not ours
-		running = false
+	case n.State != nil && *n.State == ipn.Running:
+		if l.whyNot(l.ctx) != nil {
+			l.session.note(ipn.NoState)
+		} else {
+			l.serve.resume()
+		}
 	}
-	if n.SessionID != "" || running {
-		l.serve.resume(n.SessionID)
+}
+
+// outlive tells who waits for connections when a child is gone: it does not come back.
+func (l *life) outlive() {
+	select {
+	case <-l.child.done:
+		l.serve.end()
+	case <-l.ctx.Done():
 	}
+}
+
+// gone reports whether the daemon is not there any more. One that was killed has closed
+// its listening socket before its connections, as the kernel goes by their numbers.
+func (l *life) gone() bool {
+	c, err := dialLocal(l.ctx, l.local)
+	if err != nil {
+		return true
+	}
+	c.Close()
+	return false
 }
 
 func (s *sidecar) joined() (*life, error) {

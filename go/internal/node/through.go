@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"tailscale.com/client/tailscale/apitype"
 	"tailscale.com/safesocket"
@@ -73,7 +74,28 @@ func (l *life) dialServed(ctx context.Context, to netip.AddrPort) (_ bridge.Far,
 		c.Close()
 		return nil, direct, err
 	}
-	return far, false, nil
+	return &throughDaemon{far, l.gone}, false, nil
+}
+
+// throughDaemon is a connection that the daemon pumps. When the daemon dies, the kernel ends
+// it in order, and a transfer that was cut off would look complete.
+type throughDaemon struct {
+	bridge.Far
+	gone func() bool
+}
+
+func (c *throughDaemon) AwaitReadable() error { return c.check(c.Far.AwaitReadable()) }
+
+func (c *throughDaemon) Read(b []byte) (int, error) {
+	n, err := c.Far.Read(b)
+	return n, c.check(err)
+}
+
+func (c *throughDaemon) check(err error) error {
+	if err == io.EOF && c.gone() {
+		return syscall.ECONNRESET
+	}
+	return err
 }
 
 // upgrade makes a connection to the LocalAPI one to a peer, as local.Client.UserDial does.

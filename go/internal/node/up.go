@@ -44,7 +44,7 @@ func (e *embedded) up(ctx context.Context, args UpArgs) (*Identity, error) {
 
 // join waits until the server runs, and makes it ready.
 func (e *embedded) join(ctx context.Context, s *server, args UpArgs) (*Identity, error) {
-	if err := s.awaitRunning(ctx, e.cfg, e.log, args); err != nil {
+	if err := s.awaitRunning(ctx, e.cfg, e.log, args, upMask); err != nil {
 		return nil, err
 	}
 	if err := s.settle(ctx, e.cfg); err != nil {
@@ -65,13 +65,13 @@ func (e *embedded) join(ctx context.Context, s *server, args UpArgs) (*Identity,
 const upMask = ipn.NotifyInitialState | ipn.NotifyInitialHealthState | ipn.NotifyInitialPrefs
 
 // awaitRunning watches the IPN bus until a row decides.
-func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args UpArgs) error {
+func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args UpArgs, mask ipn.NotifyWatchOpt) error {
 	// tsnet's Up waits for ever where control cannot be reached; and its Close takes
 	// 5 s while a watcher is open, so this one ends before we return.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	notes := make(chan ipn.Notify)
-	bridge.Go(func() { follow(ctx, s.local, upMask, func(n ipn.Notify) { deliver(ctx, notes, n) }, func() {}) })
+	bridge.Go(func() { follow(ctx, s.local, mask, func(n ipn.Notify) { deliver(ctx, notes, n) }, func() {}) })
 
 	var w progress
 	w.loginKnown = args.KnownURL

@@ -2,9 +2,10 @@ package proxied
 
 import (
 	"encoding/binary"
-	"errors"
-	"net"
+	"strings"
+	"time"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"tailnet/internal/fault"
@@ -15,45 +16,56 @@ const (
 	unixRequestSize = 24 // family, protocol, padding, states (4), inode (4), show (4), cookie (8)
 	unixMessageSize = 16 // family, type, state, padding, inode (4), cookie (8)
 
-	showPeer = 4 // UDIAG_SHOW_PEER
-	peerAttr = 2 // UNIX_DIAG_PEER
+	tcpListen = 10 // TCP_LISTEN, of unix sockets too
+
+	showName, showVFS = 1, 2 // UDIAG_SHOW_*
+	nameAttr, vfsAttr = 0, 1 // UNIX_DIAG_*
 )
 
-// SameNetwork reports whether the process at the other end of c, a connected unix socket,
-// made its end in this network namespace: a socket file may be shared with a container,
-// and 127.0.0.1 is not. Where Linux does not tell, it is taken to be so.
-func SameNetwork(c *net.UnixConn) (bool, error) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return false, fault.For(fault.Internal, err, "network namespace")
-	}
+// SameNetwork reports whether the unix socket at path is listened on in this network
+// namespace: the file may be shared with a container, and 127.0.0.1 is not. (Both ends of
+// a connection count as where connect(2) was called, so they tell nothing.) Where Linux
+// does not say, it is taken to be so.
+func SameNetwork(path string) (bool, error) {
 	var st unix.Stat_t
-	if cerr := raw.Control(func(fd uintptr) { err = unix.Fstat(int(fd), &st) }); cerr != nil || err != nil {
-		return false, fault.For(fault.Internal, errors.Join(cerr, err), "network namespace")
+	if err := unix.Stat(path, &st); err != nil {
+		return false, fault.For(fault.NotRunning, err, "the socket %s", path)
 	}
-	m, err := ask(unixRequest(uint32(st.Ino)))
-	if err != nil || len(m) < unixMessageSize {
+	c, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, nil)
+	if err != nil {
 		return true, nil
 	}
-	for attrs := m[unixMessageSize:]; len(attrs) >= 8; {
-		size := int(binary.NativeEndian.Uint16(attrs))
-		if binary.NativeEndian.Uint16(attrs[2:]) == peerAttr {
-			// Of another namespace, the kernel says that there is no such socket
-			// (unix_diag_get_exact in net/unix/diag.c).
-			_, err := ask(unixRequest(binary.NativeEndian.Uint32(attrs[4:])))
-			return !errors.Is(err, unix.ENOENT), nil
-		}
-		attrs = attrs[min(len(attrs), max(size+3, 4)&^3):]
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(answerLimit)); err != nil {
+		return true, nil
 	}
-	return true, nil
-}
-
-func unixRequest(inode uint32) []byte {
-	b := make([]byte, unixRequestSize)
-	b[0] = unix.AF_UNIX
-	binary.NativeEndian.PutUint32(b[4:], ^uint32(0))
-	binary.NativeEndian.PutUint32(b[8:], inode)
-	binary.NativeEndian.PutUint32(b[12:], showPeer)
-	binary.NativeEndian.PutUint64(b[16:], ^uint64(0)) // INET_DIAG_NOCOOKIE, twice
-	return b
+	request := make([]byte, unixRequestSize)
+	request[0] = unix.AF_UNIX
+	binary.NativeEndian.PutUint32(request[4:], 1<<tcpListen)
+	binary.NativeEndian.PutUint32(request[12:], showName|showVFS)
+	listeners, err := c.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.SOCK_DIAG_BY_FAMILY, Flags: netlink.Request | netlink.Dump},
+		Data:   request,
+	})
+	if err != nil {
+		return true, nil
+	}
+	for _, m := range listeners {
+		if len(m.Data) < unixMessageSize {
+			continue
+		}
+		attrs, err := netlink.NewAttributeDecoder(m.Data[unixMessageSize:])
+		if err != nil {
+			continue
+		}
+		for attrs.Next() {
+			switch b := attrs.Bytes(); {
+			case attrs.Type() == nameAttr && strings.TrimRight(string(b), "\x00") == path,
+				// struct unix_diag_vfs: the file's inode, and its device in the kernel's own spelling.
+				attrs.Type() == vfsAttr && len(b) >= 4 && binary.NativeEndian.Uint32(b) == uint32(st.Ino):
+				return true, nil
+			}
+		}
+	}
+	return false, nil
 }

@@ -2,7 +2,5 @@
 
 package proxied
 
-import "net"
-
 // SameNetwork cannot be known on this platform, nor can what it is asked for.
-func SameNetwork(*net.UnixConn) (bool, error) { return false, unknowable() }
+func SameNetwork(string) (bool, error) { return false, unknowable() }

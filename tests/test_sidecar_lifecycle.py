@@ -1,0 +1,311 @@
+"""A tailscaled lives on its own terms: what a node of it does meanwhile, and afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tailnet import (
+    Tailnet,
+    TailnetAuthError,
+    TailnetConfig,
+    TailnetError,
+    TailnetHandle,
+    TailnetListener,
+    TailnetNotRunning,
+    models,
+)
+from tailnet.testing import Testnet
+from tests.conftest import WAIT, eventually, nothing_left
+from tests.daemon import Daemon
+from tests.faces import Async, Face
+
+# For what has gone: long enough for this machine, far from any timeout of a daemon that is there.
+PROMPTLY = 2.0
+
+
+@pytest.fixture(scope="module")
+def open_net() -> Iterator[Testnet]:
+    """A tailnet that asks for no key, so that a daemon comes back by itself."""
+    with Testnet(auth_key="") as net:
+        net.tailnet("first").up().close()
+        yield net
+
+
+@pytest.fixture(scope="module")
+def peer(open_net: Testnet) -> Iterator[TailnetHandle]:
+    """Somebody else of the tailnet."""
+    with open_net.tailnet("peer") as each:
+        yield each
+
+
+@pytest.fixture
+def daemon(open_net: Testnet, request: pytest.FixtureRequest) -> Iterator[Daemon]:
+    """A daemon of one test."""
+    with Daemon(open_net) as each:
+        each.up(request.node.originalname.replace("_", "-")[:50])
+        yield each
+
+
+def config(daemon: Daemon, **fields: Any) -> TailnetConfig:
+    """Return the configuration of a node of a daemon."""
+    return TailnetConfig(backend="tailscaled", tailscaled_socket=daemon.socket, **fields)
+
+
+def served(daemon: Daemon) -> set[int]:
+    """Return which ports the daemon forwards in the foreground."""
+    blocks = (daemon.serve_config().get("Foreground") or {}).values()
+    return {int(port) for block in blocks for port in (block or {}).get("TCP") or {}}
+
+
+def is_running(daemon: Daemon) -> None:
+    """Wait until the daemon is back."""
+    eventually("it runs", lambda: daemon.status().get("BackendState") == "Running")
+
+
+def calls(node: TailnetHandle, peer: TailnetHandle) -> dict[str, Callable[[], object]]:
+    """Return what can be asked of a node."""
+    return {
+        "dial": lambda: node.dial((str(peer.ip), 80), timeout=WAIT),
+        "dial by name": lambda: node.dial((peer.hostname, 80), timeout=WAIT),
+        "whois": lambda: node.whois(peer.ip, timeout=WAIT),
+        "status": lambda: node.status(timeout=WAIT),
+        "listen": lambda: node.listen(":0", timeout=WAIT),
+    }
+
+
+def what_fails(
+    node: TailnetHandle, peer: TailnetHandle, kind: type[TailnetError], match: str, *but: str
+) -> None:
+    """Every call fails promptly with that error, but some; all are tried before one is named."""
+    wrong = {}
+
+    def noticed() -> bool:
+        try:
+            node.whois(peer.ip, timeout=WAIT)
+        except TailnetError:
+            return True
+        return False
+
+    if "whois" not in but:  # which is answered from a cache, while nothing has been heard
+        eventually("it is noticed", noticed, timeout=PROMPTLY)
+    for name, call in calls(node, peer).items():
+        began = time.monotonic()
+        try:
+            result: object = call()
+        except TailnetError as e:
+            result = e
+        took = time.monotonic() - began
+        ok = isinstance(result, kind) and match in str(result) and took < PROMPTLY
+        if name not in but and not ok:
+            wrong[name] = (result, round(took, 2))
+    assert not wrong
+
+
+def works(node: TailnetHandle, peer: TailnetHandle, listener: TailnetListener) -> None:
+    """Connections come in, to the port there was, and go out."""
+    ip, port = str(node.ip), listener.getsockname()[1]
+    listener.settimeout(WAIT)
+
+    def greeted() -> bool:
+        with contextlib.suppress(OSError), peer.dial((ip, port), timeout=5) as near:
+            near.settimeout(5)
+            listener.settimeout(5)
+            far, address = listener.accept()
+            with far:
+                far.sendall(b"hello")
+                assert address[0] == str(peer.ip)
+                return near.recv(5, socket.MSG_WAITALL) == b"hello"
+        return False
+
+    eventually("connections come in", greeted)
+    with peer.listen(":80") as there, node.dial((peer.hostname, 80), timeout=WAIT) as out:
+        there.settimeout(WAIT)
+        with there.accept()[0] as far:
+            out.sendall(b"out")
+            assert far.recv(3, socket.MSG_WAITALL) == b"out"
+    assert node.whois(peer.ip).node.hostname == peer.hostname
+    assert node.status().state == "Running"
+
+
+class States:
+    """The states that watch() tells, on either face."""
+
+    def __init__(self, face: Face, handle: Any) -> None:
+        self._face, self._watch = face, handle.watch()
+
+    def until(self, *wanted: str) -> list[str]:
+        """Read until a state comes; return those before it too."""
+        seen: list[str] = []
+        deadline = time.monotonic() + WAIT
+        while time.monotonic() < deadline:
+            step = self._watch.next(WAIT)
+            event = self._face.run(step) if isinstance(self._face, Async) else step
+            if isinstance(event, models.StateChanged):
+                seen.append(event.state)
+                if event.state in wanted:
+                    return seen
+        pytest.fail(f"never {wanted}, but {seen}")
+
+    def close(self) -> None:
+        """End it."""
+        self._watch.close()
+
+
+def test_watch_says_that_it_is_gone_and_back(face: Face, daemon: Daemon) -> None:
+    """A daemon that ends and starts again: NoState, and in the end Running."""
+    with (
+        nothing_left(),
+        face.node(config(daemon)) as node,
+        contextlib.closing(States(face, node.handle)) as states,
+    ):
+        states.until("Running")
+        for end in (daemon.stop, daemon.kill):
+            end()
+            assert states.until("NoState") == ["NoState"]
+            with pytest.raises(TailnetNotRunning, match="not running"):
+                node.dial("peer:80")
+            daemon.start()
+            states.until("Running")
+        daemon.down()
+        states.until("Stopped")
+        daemon.cli("up")
+        states.until("Running")
+        daemon.logout()
+        states.until("NeedsLogin")
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_a_restart(daemon: Daemon, peer: TailnetHandle, end: str) -> None:
+    """The daemon ends: calls say so. It is back: the listener is too, and nobody did a thing."""
+    with nothing_left(), Tailnet(config(daemon)) as node, node.listen(":8080") as listener:
+        works(node, peer, listener)
+        getattr(daemon, end)()
+        what_fails(node, peer, TailnetNotRunning, "tailscaled is not running")
+        daemon.start()
+        is_running(daemon)
+        eventually("it is served again", lambda: served(daemon) == {8080})
+        works(node, peer, listener)
+
+
+def test_no_question_is_answered_for_who_is_gone(daemon: Daemon, peer: TailnetHandle) -> None:
+    """Nor from a cache: while nobody knows who has an address, nobody is named."""
+    with Tailnet(config(daemon)) as node:
+        eventually("it knows", lambda: str(peer.ip) in str(daemon.status()["Peer"]))
+        node.whois(peer.ip)
+        daemon.kill()
+        with contextlib.closing(node.watch()) as watch:
+            assert watch.next(WAIT) == models.StateChanged(state="NoState")
+        with pytest.raises(TailnetNotRunning):
+            node.whois(peer.ip)
+
+
+def test_down_and_up(daemon: Daemon, peer: TailnetHandle) -> None:
+    """It is stopped for a while."""
+    with nothing_left(), Tailnet(config(daemon)) as node, node.listen(":8080") as listener:
+        works(node, peer, listener)
+        daemon.down()
+        what_fails(node, peer, TailnetNotRunning, "is stopped", "status", "whois")
+        assert node.status().state == "Stopped"
+        daemon.cli("up")
+        works(node, peer, listener)
+
+
+def test_logout_and_login(daemon: Daemon, peer: TailnetHandle) -> None:
+    """It logs out; it is another node when it logs in again, and that is said."""
+    with Tailnet(config(daemon)) as node, node.listen(":8080"):
+        before = daemon.status()["Self"]["ID"]
+        daemon.logout()
+        what_fails(node, peer, TailnetNotRunning, "logged out", "status", "whois")
+        daemon.up("again")
+        is_running(daemon)
+        if daemon.status()["Self"]["ID"] != before:
+            what_fails(node, peer, TailnetNotRunning, "another node")
+            assert not served(daemon)
+
+
+def test_logout_with_a_key(net: Testnet) -> None:
+    """That a key was given does not change what is said of a daemon that has logged out."""
+    with Daemon(net) as daemon, net.tailnet("other") as other:
+        fields = {"control_url": net.url, "auth_key": net.auth_key}
+        with Tailnet(config(daemon, **fields)) as node:
+            daemon.logout()
+            what_fails(node, other, TailnetNotRunning, "logged out", "status", "whois")
+
+
+def switched(daemon: Daemon) -> tuple[str, str]:
+    """Log in to a second account; return the ids of the first and the second."""
+    first = daemon.get("profiles/current")["ID"]
+    daemon.cli("login", f"--login-server={daemon.net.url}", "--hostname=second")
+    is_running(daemon)
+    return first, daemon.get("profiles/current")["ID"]
+
+
+def test_another_account_and_back(daemon: Daemon, peer: TailnetHandle) -> None:
+    """The daemon switches: it is another node now, which says so; it is ours again afterwards."""
+    with nothing_left(), Tailnet(config(daemon)) as node, node.listen(":8080") as listener:
+        works(node, peer, listener)
+        first, _ = switched(daemon)
+        assert daemon.status()["TailscaleIPs"][0] != str(node.ip)
+        what_fails(node, peer, TailnetNotRunning, "another node now, second", "status", "whois")
+        daemon.cli("switch", first)
+        is_running(daemon)
+        works(node, peer, listener)
+
+
+def test_another_account_is_told_nothing(daemon: Daemon, peer: TailnetHandle) -> None:
+    """While the daemon is another node, status and whois are not those of that node."""
+    with Tailnet(config(daemon)) as node:
+        switched(daemon)
+        with pytest.raises(TailnetNotRunning, match="another node"):
+            node.status()
+        with pytest.raises(TailnetNotRunning, match="another node"):
+            node.whois(peer.ip)
+
+
+@pytest.mark.parametrize("restarts", [0, 5], ids=["at once", "after restarts"])
+def test_another_account_serves_nothing_of_ours(daemon: Daemon, restarts: int) -> None:
+    """What listens is on the node that it was opened on, and on no other one."""
+    with Tailnet(config(daemon)) as node, node.listen(":8080"):
+        assert served(daemon) == {8080}
+        first, _ = switched(daemon)
+        for restart in range(restarts + 1):
+            if restart:
+                daemon.restart()
+                is_running(daemon)
+            with contextlib.closing(node.watch()) as watch:
+                watch.next(WAIT)
+            with pytest.raises(pytest.fail.Exception, match="never"):
+                eventually("it serves what is ours", lambda: 8080 in served(daemon), timeout=0.4)
+        daemon.cli("switch", first)
+        is_running(daemon)
+        eventually("it is served again", lambda: served(daemon) == {8080})
+
+
+def test_a_key_that_expires(daemon: Daemon, peer: TailnetHandle) -> None:
+    """The node is no longer logged in, until its key is extended."""
+    name = daemon.status()["Self"]["HostName"]
+    with Tailnet(config(daemon)) as node, node.listen(":8080") as listener:
+        works(node, peer, listener)
+        daemon.net.control.expire_keys(name)
+        eventually("it is known", lambda: daemon.status()["BackendState"] == "NeedsLogin")
+        what_fails(node, peer, TailnetAuthError, "key has expired", "status", "whois")
+        daemon.net.control.extend_keys(name)
+        is_running(daemon)
+        works(node, peer, listener)
+
+
+def test_closing_while_it_is_gone(face: Face, daemon: Daemon) -> None:
+    """A node is closed in time although its daemon is not there, and leaves nothing."""
+    with nothing_left():
+        with face.node(config(daemon)) as node:
+            listener = node.listen(":8080")
+            daemon.stop()
+            began = time.monotonic()
+        assert time.monotonic() - began < PROMPTLY
+        listener.close()
