@@ -51,7 +51,8 @@ OnLogin = Callable[[str], object]
 
 # How long connections may take to deliver what was written, when a node closes.
 CLOSE_TIMEOUT = 3.0
-# What the library may take after that: it gives tsnet's own Close 3 s (go/internal/node).
+# What the library may take after that: it gives tsnet's own Close 3 s, and a managed daemon 2 s to
+# send what it has and 2 s to end (go/internal/node).
 _CLOSE_MARGIN = 4.0
 
 
@@ -379,7 +380,8 @@ def _close_all() -> None:
         with contextlib.suppress(TailnetError):
             if (fd := node.start_closing(CLOSE_TIMEOUT)) is not None:
                 leaving.append(fd)
-    deadline = time.monotonic() + CLOSE_TIMEOUT
+    # With the margin: a daemon that was run for a node must not be killed while it still sends.
+    deadline = time.monotonic() + CLOSE_TIMEOUT + _CLOSE_MARGIN
     for fd in leaving:
         with contextlib.suppress(TailnetError):
             wait(_ops.reply(fd, deadline, "a node to leave"))
