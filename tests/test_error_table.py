@@ -380,12 +380,12 @@ OTHERS = [
     ),
     Row(
         "`dial`: any other failure, with its errno",
-        lambda p: p.up(allow_host_network=True).dial("255.255.255.255:80"),
+        lambda p: p.up(allow_host_network=True).dial("[fe80::1]:80"),  # and no interface
         TailnetDialError,
         2,
-        "255.255.255.255",
+        "fe80::1",
         OSError,
-        errno.ENETUNREACH,
+        errno.EINVAL,
     ),
     Row(
         "`listen`: another listener of the node has the port",
