@@ -19,7 +19,8 @@ from cffi import FFI
 
 GO_DIR = Path(__file__).resolve().parent / "go"
 HEADER = GO_DIR / "tailnet.h"
-BESIDE_ITSELF = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"
+MACOS = sys.platform == "darwin"
+BESIDE_ITSELF = "@loader_path" if MACOS else "$ORIGIN"
 
 
 def declarations(header: str) -> str:
@@ -45,6 +46,6 @@ ffi.set_source(
     depends=[str(HEADER)],
     libraries=["tailnet"],
     extra_compile_args=["-g0"],  # debug information would name the build machine's directories
-    extra_link_args=[f"-Wl,-rpath,{BESIDE_ITSELF}"],
+    extra_link_args=[f"-Wl,-rpath,{BESIDE_ITSELF}", *([] if MACOS else ["-Wl,-s"])],
     py_limited_api=True,
 )

@@ -232,18 +232,27 @@ def version() -> str:
     return text.split('__version__ = "')[1].split('"')[0]
 
 
-def library_command(go: str, output: Path) -> list[str]:
+def library_command(go: str, output: Path, *, symbols: bool = False) -> list[str]:
     """Return the command that builds the library: the only `-buildmode=c-shared` there is.
 
     The name inside the library (soname, install_name) is what lets the extension find it beside
     itself wherever the wheel is installed; without one the build machine's path would be stored.
+
+    Args:
+        go: the go command.
+        output: the library's path.
+        symbols: keep what only debuggers read. Code and addresses are the same either way.
     """
-    name = (
+    linker = (
         f"-Wl,-install_name,@rpath/{LIBRARY},-headerpad_max_install_names"
         if MACOS
         else f"-Wl,-soname,{LIBRARY}"
     )
-    ldflags = f"-s -w -X main.version={version()} -extldflags={name}"
+    ldflags = f"-X main.version={version()}"
+    if not symbols:
+        ldflags += " -s -w"
+        linker += "" if MACOS else ",-s"  # zig's linker does not hear Go's own -s
+    ldflags += f" -extldflags={linker}"
     return [
         go,
         "build",
