@@ -5,10 +5,10 @@ PYTHON ?= python3
 DEV = $(PYTHON) tools/dev.py
 
 .DEFAULT_GOAL := help
-.PHONY: help lib run build test check fmt bench wheel clean
+.PHONY: help lib run build test check fmt bench wheel check-wheel clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /make \1 /p' $(MAKEFILE_LIST) | awk '{v=$$2; $$1=$$2=""; printf "make %-6s %s\n", v, $$0}'
+	@sed -n 's/^\([a-z-]*\):.*## /make \1 /p' $(MAKEFILE_LIST) | awk '{v=$$2; $$1=$$2=""; printf "make %-11s %s\n", v, $$0}'
 
 lib: ## Build the Go library into src/tailnet
 	@$(DEV) lib
@@ -31,8 +31,11 @@ fmt: ## Format Python and Go
 bench: ## Run the benchmarks
 	@$(DEV) bench
 
-wheel: ## Build a wheel into dist
+wheel: ## Build the wheels for the package index into dist, with zig
 	@$(DEV) wheel
+
+check-wheel: ## Install the wheels of dist where nothing else is, and use them
+	@$(DEV) check-wheel
 
 clean: ## Remove everything the build made, .venv too
 	@$(DEV) clean

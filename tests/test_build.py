@@ -230,7 +230,7 @@ def test_build_requirements_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_verb_exists() -> None:
     """Each target of the Makefile is a verb of tools/dev.py, and is explained."""
     text = (build_go.ROOT / "Makefile").read_text("utf-8")
-    verbs = re.findall(r"^(\w+): ## \w.*\n\t@\$\(DEV\) (\w+)$", text, re.MULTILINE)
+    verbs = re.findall(r"^([\w-]+): ## \w.*\n\t@\$\(DEV\) ([\w-]+)$", text, re.MULTILINE)
     declared = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)
     assert declared
     assert [target for target, _ in verbs] == declared[1].split()[1:]

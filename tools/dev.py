@@ -195,16 +195,29 @@ def bench() -> None:
 
 
 def wheel() -> None:
-    """Build a wheel of this platform into dist/."""
+    """Build the wheels for the package index into dist/, on Linux those of every processor."""
     prepare()
-    run(PYTHON, "-m", "pip", "wheel", "-q", ".", "--no-deps", "--no-build-isolation", "-w", "dist")
-    for path in sorted((ROOT / "dist").glob("*.whl")):
-        print(path.relative_to(ROOT), f"{path.stat().st_size / 1e6:.1f} MB")
+    needed = ROOT / "tools" / "wheels.txt"
+    with Stamp("wheel-requirements", needed.read_text("utf-8")) as stale:
+        if stale:
+            say("install what tools/wheels.txt names")
+            run(PYTHON, "-m", "pip", "install", "-q", "-r", needed)
+    run(PYTHON, "tools/wheels.py", "build")
+
+
+def check_wheel() -> None:
+    """Install what is in dist/ where nothing else is, and use it there."""
+    prepare()
+    run(PYTHON, "tools/check_wheel.py")
 
 
 def clean() -> None:
     """Remove what is built. Go's own cache stays: other trees share it."""
-    made = [VENV, ROOT / "build", ROOT / "dist", *(ROOT / "src").glob("*.egg-info")]
+    made = [
+        VENV,
+        *(ROOT / name for name in ("build", "dist", "dist-debug")),
+        *(ROOT / "src").glob("*.egg-info"),
+    ]
     made += [ROOT / name for name in (".mypy_cache", ".pytest_cache", ".ruff_cache")]
     made += [build_go.PACKAGE_DIR / build_go.LIBRARY]
     made += build_go.PACKAGE_DIR.glob("_native.*.so")
@@ -224,6 +237,7 @@ VERBS = {
     "fmt": fmt,
     "bench": bench,
     "wheel": wheel,
+    "check-wheel": check_wheel,
     "clean": clean,
 }
 
