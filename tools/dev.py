@@ -28,7 +28,10 @@ import build_go  # noqa: E402
 
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
-STATICCHECK = VENV / "bin" / "staticcheck"
+
+# Checks that are Go programs, built from the versions in tools/go.mod.
+STATICCHECK = "honnef.co/go/tools/cmd/staticcheck"
+ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint"
 
 # The Go packages without Tailscale in them: there `go test -race` starts in seconds.
 RACE = ["./internal/bridge/...", "./internal/fault/..."]
@@ -173,9 +176,18 @@ def checks() -> None:
     go("sh", "-c", 'test -z "$(gofmt -l .)"')
     go("go", "vet", "./...")
     say("staticcheck")
-    staticcheck = "honnef.co/go/tools/cmd/staticcheck"
-    go("env", "GOWORK=off", "go", "-C", ROOT / "tools", "build", "-o", STATICCHECK, staticcheck)
-    go(STATICCHECK, "./...")
+    go(go_tool(STATICCHECK), "./...")
+    workflows = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+    if workflows:  # an sdist has none
+        say("actionlint")
+        go(go_tool(ACTIONLINT), *workflows)
+
+
+def go_tool(package: str) -> Path:
+    """Build a program of tools/go.mod and return its path."""
+    output = VENV / "bin" / package.rpartition("/")[2]
+    go("env", "GOWORK=off", "go", "-C", ROOT / "tools", "build", "-o", output, package)
+    return output
 
 
 def fmt() -> None:
