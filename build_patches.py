@@ -12,8 +12,10 @@ Rules of this file:
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Mapping, NamedTuple  # noqa: UP035 - see the rules
@@ -41,6 +43,16 @@ PATCHES = [
         "for groPkt := gd.buckets[i].packets.Front(); groPkt != nil; groPkt = groPkt.Next() {\n",
         "for groPkt := gd.buckets[i].packets.Front(); groPkt != nil;"
         " groPkt = gd.buckets[i].packets.Front() {\n",
+    ),
+    # tsnet asks for the program's path, and does not start where /proc/self/exe is missing: in a
+    # chroot, in a container without /proc. It takes from it a hostname and a state directory, which
+    # this library always gives. The patch lets Linux do without, as other systems already may.
+    # tests/installed/one_file.py has the case.
+    Patch(
+        "tailscale.com",
+        "tsnet/tsnet.go",
+        '\t\tcase "js", "wasip1":\n',
+        '\t\tcase "js", "wasip1", "linux":\n',
     ),
 ]
 
@@ -87,17 +99,30 @@ def workspace(go: str, directory: Path, env: Mapping[str, str], into: Path) -> P
 
 
 def link_tree(original: Path, tree: Path, but: Path) -> None:
-    """Make `tree` a copy of `original` by links, but with real directories on the way to a file."""
+    """Make `tree` a copy of `original` by links, but with real directories on the way to a file.
+
+    Files in these are copied, for Go embeds no link.
+    """
     tree.mkdir(parents=True, exist_ok=True)
     for entry in original.iterdir():
         link = tree / entry.name
         if entry.name == but.parts[0]:
             if len(but.parts) > 1:
                 link_tree(entry, link, but.relative_to(but.parts[0]))
-        elif not link.exists() or not link.samefile(entry):
+        elif not is_copy(link, entry):
             half = tree / f"{entry.name}.{os.getpid()}"
-            half.symlink_to(entry)
+            if entry.is_dir():
+                half.symlink_to(entry)
+            else:
+                shutil.copyfile(entry, half)
             half.replace(link)
+
+
+def is_copy(path: Path, original: Path) -> bool:
+    """Report whether `path` is what link_tree makes of `original`."""
+    if original.is_dir():
+        return path.exists() and path.samefile(original)
+    return path.is_file() and not path.is_symlink() and filecmp.cmp(path, original)
 
 
 def write(path: Path, text: str) -> None:
