@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 import foreign  # noqa: E402
 
 SMOKE = ROOT / "tests" / "installed" / "smoke.py"
+ONE_FILE = ROOT / "tests" / "installed" / "one_file.py"
 WHEELHOUSE = ROOT / "build" / "wheelhouse"
 
 
@@ -85,11 +86,47 @@ def check(wheel: Path, python: str, version: str) -> None:
             run(*command, env=env, cwd=home)
 
 
+def check_one_file(wheel: Path, python: str, version: str) -> None:
+    """Pack examples/one_file with the wheel, and run what comes out where nothing else is.
+
+    `check` has run for this version: the packers find the wheel and its dependencies there.
+    """
+    say(f"one file with {wheel.name} on Python {version}")
+    house = WHEELHOUSE / version
+    with tempfile.TemporaryDirectory(prefix="tailnet-check-") as temporary:
+        home = Path(temporary)
+        bin_dir = home / "venv" / "bin"
+        run(python, "-m", "venv", home / "venv")
+        install = [bin_dir / "python", "-m", "pip", "install", "-q"]
+        run(*install, "--find-links", house, wheel, "pytest", "shiv")
+        static = {**os.environ, "PYI_STATIC_ZLIB": "1"}  # as the example's README says
+        run(*install, "--no-binary", "pyinstaller", "pyinstaller", env=static)
+        shutil.copy(ONE_FILE, home)
+        env = clean_environ(bin_dir, home) | {
+            "PATH": f"{bin_dir}:/usr/bin:/bin",
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(house),
+            "ONE_FILE_EXAMPLE": str(ROOT / "examples" / "one_file"),
+        }
+        run(*pytest(bin_dir / "python", ONE_FILE.name), "-s", env=env, cwd=home)
+
+
+def has_shared_library(python: str) -> bool:
+    """Report whether PyInstaller can use this Python: it packs libpython, not the program."""
+    code = "import sysconfig; print(sysconfig.get_config_var('Py_ENABLE_SHARED'))"
+    return subprocess.check_output([python, "-c", code], text=True).strip() == "1"
+
+
+def pytest(python: Path, file: str) -> list[object]:
+    """Return the command that runs a file of tests; warnings are errors."""
+    return [python, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider", file]
+
+
 def smoke_commands(python: Path) -> Iterator[Sequence[object]]:
     """Return what an environment with the wheel must be able to do."""
     yield python.parent / "tailnet", "version"
     yield python.parent / "tailnet", "demo"
-    yield python, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider", "smoke.py"
+    yield pytest(python, SMOKE.name)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -104,11 +141,16 @@ def main(arguments: Sequence[str]) -> None:
             foreign.check(wheel, SMOKE)
             done.append(f"{foreign.machine(wheel)} emulated")
             continue
-        for version in supported():
-            python = find_python(version)
-            if python:
-                check(wheel, python, version)
-            (done if python else missing).append(f"Python {version}")
+        pythons = {version: find_python(version) for version in supported()}
+        missing += [f"Python {version}" for version, python in pythons.items() if not python]
+        pythons = {version: python for version, python in pythons.items() if python}
+        for version, python in pythons.items():
+            check(wheel, python, version)
+            done.append(f"Python {version}")
+        packing = [version for version, python in pythons.items() if has_shared_library(python)]
+        if packing and sys.platform == "linux":
+            check_one_file(wheel, pythons[packing[-1]], packing[-1])
+        (done if packing else missing).append("one file")
     say(f"installed and used: {', '.join(done)}; not on this machine: {', '.join(missing) or '-'}")
 
 
