@@ -5,7 +5,7 @@ PYTHON ?= python3
 DEV = $(PYTHON) tools/dev.py
 
 .DEFAULT_GOAL := help
-.PHONY: help lib run build test check fmt bench wheel check-wheel clean
+.PHONY: help lib run build test check fmt bench wheel check-wheel check-sdist clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1 /p' $(MAKEFILE_LIST) | awk '{v=$$2; $$1=$$2=""; printf "make %-11s %s\n", v, $$0}'
@@ -36,6 +36,9 @@ wheel: ## Build the wheels for the package index into dist, with zig
 
 check-wheel: ## Install the wheels of dist where nothing else is, and use them
 	@$(DEV) check-wheel
+
+check-sdist: ## Go every way from the source distribution to an installed package
+	@$(DEV) check-sdist
 
 clean: ## Remove everything the build made, .venv too
 	@$(DEV) clean

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli
@@ -155,6 +156,23 @@ def test_the_release_builds_for_the_same_glibc() -> None:
     machine = "x86_64"
     ours = wheels.environ(machine)["CC"].partition(" -m ziglang ")[2]
     assert cc.replace("$(uname -m)", machine) == f"python-zig {ours}"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"libc": "x86_64-pc-linux-musl"},
+        {"system": "win32"},
+        {"system": "freebsd14"},
+        {"implementation": "pypy"},
+        {"bits": 32},
+    ],
+)
+def test_platforms_are_documented(changed: dict[str, Any]) -> None:
+    """docs/platforms.md quotes what the build says where it cannot work."""
+    linux: dict[str, Any] = {"system": "linux", "libc": "x86_64-pc-linux-gnu"}
+    sentence = build_go.platform_problem(**(linux | changed))
+    assert f"| {sentence} |" in (build_go.ROOT / "docs" / "platforms.md").read_text("utf-8")
 
 
 # --- how it is checked ---

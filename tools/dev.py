@@ -209,11 +209,7 @@ def bench() -> None:
 def wheel() -> None:
     """Build the wheels for the package index into dist/, on Linux those of every processor."""
     prepare()
-    needed = ROOT / "tools" / "wheels.txt"
-    with Stamp("wheel-requirements", needed.read_text("utf-8")) as stale:
-        if stale:
-            say("install what tools/wheels.txt names")
-            run(PYTHON, "-m", "pip", "install", "-q", "-r", needed)
+    install("wheels.txt")
     run(PYTHON, "tools/wheels.py", "build")
 
 
@@ -221,6 +217,22 @@ def check_wheel() -> None:
     """Install what is in dist/ where nothing else is, and use it there."""
     prepare()
     run(PYTHON, "tools/check_wheel.py")
+
+
+def check_sdist() -> None:
+    """Go every way from the source distribution to an installed package."""
+    prepare()
+    install("sdist.txt")
+    run(PYTHON, "tools/check_sdist.py")
+
+
+def install(file: str) -> None:
+    """Install what a file in tools/ names, where that has not been done."""
+    path = ROOT / "tools" / file
+    with Stamp(file, path.read_text("utf-8")) as stale:
+        if stale:
+            say(f"install what {path.relative_to(ROOT)} names")
+            run(PYTHON, "-m", "pip", "install", "-q", "-r", path)
 
 
 def clean() -> None:
@@ -250,6 +262,7 @@ VERBS = {
     "bench": bench,
     "wheel": wheel,
     "check-wheel": check_wheel,
+    "check-sdist": check_sdist,
     "clean": clean,
 }
 
