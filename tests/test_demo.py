@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
 import subprocess
 import sys
+
+import pytest
+
+from tailnet.cli import main, version
 
 
 def test_demo_names_the_caller_and_succeeds() -> None:
@@ -38,7 +44,7 @@ def test_real_demo_without_a_key_says_what_it_needs() -> None:
 
 
 def test_version_names_all_three() -> None:
-    """`tailnet version` prints ours, tailscale.com's and Go's."""
+    """`tailnet version` prints ours, tailscale.com's and Go's, and that this is no wheel."""
     done = subprocess.run(
         [sys.executable, "-m", "tailnet", "version"],
         capture_output=True,
@@ -47,4 +53,32 @@ def test_version_names_all_three() -> None:
         check=True,
     )
     names = [line.split()[0] for line in done.stdout.splitlines()]
-    assert sorted(names) == ["go", "tailnet", "tailscale"]
+    assert sorted(names) == ["go", "tailnet", "tailscale", "wheel"]
+    assert "wheel none, it was built here\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("tailscale", "code", "says"),
+    [("v1", 0, "wheel matches\n"), ("v2", 1, "wheel differs, it has tailscale v2\n")],
+)
+def test_version_compares_with_the_wheel(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tailscale: str,
+    code: int,
+    says: str,
+) -> None:
+    """What the wheel's bill of materials lists is compared with what the library says."""
+    bill = {
+        "metadata": {"component": {"version": "0.1"}},
+        "components": [
+            {"name": "tailscale.com", "version": tailscale},
+            {"name": "std", "version": "1.26"},
+        ],
+    }
+    found = {"tailnet": "0.1", "tailscale": "v1", "go": "go1.26"}
+    monkeypatch.setattr(version, "versions", lambda: found)
+    distribution = importlib.metadata.PathDistribution
+    monkeypatch.setattr(distribution, "read_text", lambda *_: json.dumps(bill))
+    assert main(["version"]) == code
+    assert capsys.readouterr().out.endswith(says)

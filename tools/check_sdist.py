@@ -99,7 +99,7 @@ def go(way: Way, sdist: Path, place: Path) -> None:
     for command in way.commands:
         run(*(word.format_map(names) for word in command), env=env, cwd=place)
     text = subprocess.check_output([python.with_name("tailnet"), "version"], text=True, cwd=place)
-    versions = dict(line.split() for line in text.splitlines())
+    versions = dict(line.split(maxsplit=1) for line in text.splitlines())
     wanted = build_go.find_go().version if way.go == "new" else bundled()
     if versions["go"] != f"go{build_go.dotted(wanted)}":
         raise SystemExit(f"{way.name}: built by {versions['go']}, not {build_go.dotted(wanted)}")

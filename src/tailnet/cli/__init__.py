@@ -35,14 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="join the tailnet of TS_AUTHKEY instead (a reusable key)",
     )
     demo.add_argument("--caller", metavar="JSON", help=argparse.SUPPRESS)  # the second process
-    commands.add_parser("version", help="print the versions of tailnet, tailscale.com and Go")
+    commands.add_parser(
+        "version", help="print the versions of tailnet, tailscale.com and Go, and check the wheel"
+    )
     args = parser.parse_args(argv)
     try:
         if args.command == "version":
-            from .. import versions
+            from . import version
 
-            print("\n".join(f"{name} {value}" for name, value in versions().items()))
-            return 0
+            return version.run()
         from . import demo as demo_module
 
         if args.caller is not None:
