@@ -90,6 +90,8 @@ def platform_problem(
     `sys`. The arguments are there for the tests.
     """
     libc = libc or " ".join(str(sysconfig.get_config_var(v)) for v in ("HOST_GNU_TYPE", "SOABI"))
+    if implementation != "cpython":
+        return f"tailnet needs CPython, and this is {implementation}."
     if tuple(version[:2]) < (3, 10):
         found = ".".join(map(str, version[:2]))
         return f"tailnet needs Python 3.10 or newer, and this is {found}: set PYTHON=python3.12."
@@ -97,8 +99,6 @@ def platform_problem(
         return "tailnet hands real sockets from Go to Python, which Windows cannot: use WSL 2."
     if system not in ("linux", "darwin"):
         return f"tailnet runs on Linux and macOS, and this is {system}: use one of those."
-    if implementation != "cpython":
-        return f"tailnet needs CPython, and this is {implementation}."
     if bits != 64:
         return "tailnet needs a 64-bit Python, and this one is 32-bit: install a 64-bit one."
     if "musl" in libc:
