@@ -56,9 +56,10 @@ CONTENTS = re.compile(
 
 
 def run(*command: object) -> None:
-    """Run a command in the source tree; its failure is ours."""
+    """Run a command in the source tree, with the tools of this environment; its failure is ours."""
     words = [str(word) for word in command]
-    done = subprocess.run(words, cwd=ROOT, check=False)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    done = subprocess.run(words, cwd=ROOT, env={**os.environ, "PATH": path}, check=False)
     if done.returncode:
         raise SystemExit(f"failed ({done.returncode}): {shlex.join(words)}")
 
@@ -74,7 +75,12 @@ def build(machine: str) -> None:
     base = ROOT / "build" / f"manylinux_{machine}"
     shutil.rmtree(base, ignore_errors=True)  # a wheel holds whatever lies there
     made = base / "wheel"
-    run(sys.executable, "setup.py", "-q", "build", "-b", base, "bdist_wheel", "-d", made)
+    made.mkdir(parents=True)
+    config = base / "setup.cfg"
+    config.write_text(f"[build]\nbuild_base = {base}\n", "utf-8")
+    os.environ["DIST_EXTRA_CONFIG"] = str(config)  # apart from what the user's compiler has built
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    run(*pip, "-w", made, ROOT)
     (raw,) = made.glob("*.whl")
     finished = finish(raw, DIST)
     debug = DEBUG / f"{finished.stem}.libtailnet.so"
@@ -110,7 +116,8 @@ def _code(library: Path) -> tuple[int, bytes]:
     from elftools.elf.elffile import ELFFile
 
     with library.open("rb") as file:
-        section = ELFFile(file).get_section_by_name(".text")
+        elf: Any = ELFFile(file)
+        section = elf.get_section_by_name(".text")
         return section["sh_addr"], section.data()
 
 
@@ -196,7 +203,7 @@ def _judge_elf(path: Path) -> Iterator[str]:
     from elftools.elf.elffile import ELFFile
 
     with path.open("rb") as file:
-        elf = ELFFile(file)
+        elf: Any = ELFFile(file)
         floor = glibc_floor(elf)
         print(
             f"  {path.name}: {path.stat().st_size:,} bytes, needs GLIBC {build_go.dotted(floor)},"
