@@ -47,7 +47,7 @@ PATCHES = [
     # tsnet asks for the program's path, and does not start where /proc/self/exe is missing: in a
     # chroot, in a container without /proc. It takes from it a hostname and a state directory, which
     # this library always gives. The patch lets Linux do without, as other systems already may.
-    # tests/installed/one_file.py has the case.
+    # tests/test_no_proc.py has the case.
     Patch(
         "tailscale.com",
         "tsnet/tsnet.go",

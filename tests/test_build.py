@@ -268,3 +268,20 @@ def test_a_patch_that_no_longer_fits_ends_the_build(
     monkeypatch.setattr(build_go, "ROOT", tmp_path)
     with pytest.raises(build_go.CannotBuild, match=r"gro\.go is not what build_patches\.py mends"):
         build_go.patched_environ(build_go.find_go())
+
+
+def test_a_patched_tree_copies_what_go_embeds(tmp_path: Path) -> None:
+    """Files on the way to the patched one are files, for Go embeds no link; the rest are links."""
+    module, tree = tmp_path / "module", tmp_path / "tree"
+    for name in ("VERSION.txt", "sub/patched.go", "sub/beside.go", "other/x.go"):
+        (module / name).parent.mkdir(parents=True, exist_ok=True)
+        (module / name).write_text(name)
+    build_patches.link_tree(module, tree, Path("sub", "patched.go"))
+    files = {str(path.relative_to(tree)) for path in tree.rglob("*") if not path.is_symlink()}
+    assert files == {"VERSION.txt", "sub", "sub/beside.go"}  # the patched one is written by others
+    assert (tree / "other").readlink() == module / "other"
+    (module / "VERSION.txt").write_text("newer")
+    before = (tree / "sub" / "beside.go").stat()
+    build_patches.link_tree(module, tree, Path("sub", "patched.go"))
+    assert (tree / "VERSION.txt").read_text() == "newer"
+    assert (tree / "sub" / "beside.go").stat().st_mtime_ns == before.st_mtime_ns
