@@ -77,6 +77,8 @@ def check(wheel: Path, python: str, version: str) -> None:
         bin_dir = home / "venv" / "bin"
         run(python, "-m", "venv", home / "venv")
         pip = [bin_dir / "python", "-m", "pip"]
+        for old in house.glob("tailnet-*.whl"):
+            old.unlink()  # of another build, with the same name
         run(*pip, "download", "-q", "--only-binary=:all:", "-d", house, wheel, "pytest")
         shutil.copy(SMOKE, home)
         env = clean_environ(bin_dir, home)

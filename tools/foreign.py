@@ -82,6 +82,8 @@ def install(wheel: Path, processor: str, version: str, packages: Path) -> None:
     foreign = ["--only-binary=:all:", "--python-version", version, "--implementation", "cp"]
     foreign += [f"--platform={platform}_{processor}" for platform in PLATFORMS]
     house = PLACE / "wheelhouse"
+    for old in house.glob("tailnet-*.whl"):
+        old.unlink()  # of another build, with the same name
     _run(*pip, "download", "-q", *foreign, "-d", house, wheel, "pytest")
     local = ["--no-index", "--find-links", house]
     _run(*pip, "install", "-q", *foreign, *local, "--target", packages, wheel, "pytest")
