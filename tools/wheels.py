@@ -194,7 +194,10 @@ def judge(wheel: Path) -> None:
             for library in sorted(directory.glob("tailnet/*.so")):
                 wrong += _judge_elf(library)
     if "-abi3-" in wheel.stem:
-        run(sys.executable, "-m", "abi3audit", "--strict", wheel)
+        try:
+            run(sys.executable, "-m", "abi3audit", "--strict", wheel.resolve())
+        except SystemExit as error:
+            wrong.append(f"abi3audit {error}")
     if wrong:
         raise SystemExit("\n".join(f"{wheel.name}: {each}" for each in wrong))
 
@@ -220,8 +223,8 @@ def _judge_elf(path: Path) -> Iterator[str]:
             if section.name.startswith((".debug", ".symtab")):
                 yield f"{path.name} has {section.name}: it is not stripped"
     data = path.read_bytes()
-    for place in {str(ROOT), sys.prefix, str(Path.home() / "go")}:
-        if place.encode() in data:
+    for place in (ROOT / "go", ROOT / "build", Path(sys.prefix), Path.home() / "go"):
+        if os.fsencode(place) in data:
             yield f"{path.name} names a directory of this machine, {place}"
 
 
@@ -247,7 +250,7 @@ def main() -> None:
         for machine in options.machine or MACHINES:
             build(machine)
     elif options.verb == "finish":
-        judge(finish(options.wheel, options.directory))
+        judge(finish(options.wheel.resolve(), options.directory))
     else:
         for wheel in options.wheel:
             judge(wheel)
