@@ -72,6 +72,7 @@ def build(machine: str) -> None:
     if sys.platform != "linux":
         raise SystemExit("tools/wheels.py builds for Linux on Linux; elsewhere use cibuildwheel.")
     os.environ.update(environ(machine))
+    os.environ.setdefault("SOURCE_DATE_EPOCH", date_of_source())
     base = ROOT / "build" / f"manylinux_{machine}"
     shutil.rmtree(base, ignore_errors=True)  # a wheel holds whatever lies there
     made = base / "wheel"
@@ -91,6 +92,19 @@ def build(machine: str) -> None:
     debug.with_suffix(".h").unlink()
     compare(finished, debug)
     judge(finished)
+
+
+def date_of_source() -> str:
+    """Return the date of all files in a wheel: the commit's, so that it gives the same wheel again.
+
+    Raises:
+        SystemExit: this is no clone; $SOURCE_DATE_EPOCH can say it then.
+    """
+    git = ["git", "log", "-1", "--format=%ct"]
+    done = subprocess.run(git, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit("a wheel has the date of its commit: set SOURCE_DATE_EPOCH without git.")
+    return done.stdout.strip()
 
 
 def environ(machine: str) -> dict[str, str]:
