@@ -64,21 +64,25 @@ class Sync:
 
     def interrupted(self, call: Callable[[], object]) -> float:
         """Press Ctrl-C while `call` waits, and return how many seconds it then took to end."""
-        pressed = 0.0
+        pressed: list[float] = []
+        over = threading.Event()
 
         def press() -> None:
-            nonlocal pressed
-            pressed = time.monotonic()
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            # Again after a second: a signal that comes after Python has looked for one, and before
+            # the system call, does not end that, of any blocking socket.
+            while not over.wait(1.0 if pressed else 0.2):
+                pressed.append(time.monotonic())
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-        timer = threading.Timer(0.2, press)
-        timer.start()
+        presser = threading.Thread(target=press)
+        presser.start()
         try:
             call()
         except KeyboardInterrupt:
-            return time.monotonic() - pressed
+            return time.monotonic() - pressed[0]
         finally:
-            timer.join()
+            over.set()
+            presser.join()
         raise AssertionError("it ended by itself")
 
 
