@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,9 @@ from tests.waiting import WAIT, eventually
 __all__ = ["WAIT", "acquaint", "eventually", "knows", "nothing_left"]
 
 Node = SyncNode | AsyncNode
+
+# A shell that starts us in the background has us ignore Ctrl-C, and whatever we start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["pytester"]  # test_plugin.py runs pytest; pytest wants this line here
 
