@@ -396,7 +396,8 @@ def test_gunicorn_forks_workers_onto_an_inherited_listener(
         with Tailnet(TailnetConfig.from_env(hostname="parent")) as tn, tn.listen(":80") as listener:
             os.set_inheritable(listener.fileno(), True)
             command = [sys.executable, "-m", "gunicorn", "-w", "2", "-b", f"fd://{{listener.fileno()}}",
-                       "--chdir", {str(tmp_path)!r}, "--log-level", "error", "app:app"]
+                       "--chdir", {str(tmp_path)!r}, "--log-level", "error",
+                       "--graceful-timeout", "5", "app:app"]
             server = subprocess.Popen(command, pass_fds=[listener.fileno()])
             def ask():
                 client = http.client.HTTPConnection("parent")
