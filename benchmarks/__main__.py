@@ -1,190 +1,134 @@
-"""Measure tailnet's backends beside raw loopback TCP: the same work, in turn, in the same run.
+"""Measure tailnet beside what else there is: `make bench`, or `python -m benchmarks`.
 
-Two processes on one machine, an offline tailnet between them: one serves, this one calls. Each
-round runs every contender once, so that a drift of the machine hits all alike; only the ratios
-within a run count. Prints one JSON object per figure, then the medians. With --tailscaled, nodes
-that such a daemon runs (`tailscaled_managed`), one at each end, take part.
+Each round every contender has its turn, A B A B: two fresh processes on a fresh offline tailnet do
+the same work. So a drift of the machine hits all alike, and what counts is the ratio in a round.
+Writes JSON lines and a report with plots, and prints each limit beside what was measured.
+
+    python -m benchmarks                                        what `make bench` does, some minutes
+    python -m benchmarks --rounds 7 --phases all                everything: an hour
+    python -m benchmarks -c go sync --phases stream --scale .3  a quick look
+    python -m benchmarks.profiles                               where the time goes
+
+It needs a machine that does nothing else, and says when it was not.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import functools
 import json
-import socket
-import statistics
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
-from tailnet import Tailnet, TailnetConfig
-from tailnet.testing import Testnet
+import build_go
 
-Dial = Callable[[], socket.socket]
+from . import machine
+from .contenders import CONTENDERS, DEFAULT, Contender, EndError, Pair, build
+from .figures import FIGURES
+from .limits import all_verdicts, table
+from .phases import PHASES, SHORT, run
+from .report import write
+from .results import Results
 
-BLOCK = bytes(64 << 10)
-STREAM = 64 << 20  # bytes
-ROUND_TRIPS = 2000
-CONNECTIONS = 300
-
-
-def stream(dial: Dial) -> float:
-    """Send STREAM bytes, wait for the last to be acknowledged; Gbit/s."""
-    with dial() as conn:
-        conn.sendall(b"s")
-        start = time.perf_counter()
-        for _ in range(STREAM // len(BLOCK)):
-            conn.sendall(BLOCK)
-        conn.recv(1)  # no half-close, which not every backend has
-        return STREAM * 8 / (time.perf_counter() - start) / 1e9
+RESULTS = build_go.ROOT / "build" / "benchmarks"
 
 
-def round_trip(dial: Dial) -> float:
-    """Echo 64 bytes; the median in microseconds."""
-    times = []
-    message = bytes(64)
-    with dial() as conn:
-        conn.sendall(b"e")
-        for _ in range(ROUND_TRIPS):
-            start = time.perf_counter()
-            conn.sendall(message)
-            got = 0
-            while got < len(message):
-                got += len(conn.recv(len(message) - got))
-            times.append(time.perf_counter() - start)
-    return statistics.median(times) * 1e6
+def options() -> argparse.Namespace:
+    """Return what the command line asks for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("-c", "--contenders", nargs="+", choices=CONTENDERS, default=DEFAULT)
+    parser.add_argument("--phases", nargs="+", choices=[*PHASES, "all"], default=SHORT)
+    parser.add_argument("--scale", type=float, default=1.0, help="of the work in each phase")
+    parser.add_argument("--busy", action="store_true", help="run although the machine is not idle")
+    parser.add_argument("-o", "--output", type=Path, help="the JSON lines; the report goes beside")
+    return parser.parse_args()
 
 
-def connections(dial: Dial) -> float:
-    """Dial, echo one byte, close; connections per second, one at a time."""
-    start = time.perf_counter()
-    for _ in range(CONNECTIONS):
-        with dial() as conn:
-            conn.sendall(b"e")
-            conn.sendall(b"x")
-            conn.recv(1)
-    return CONNECTIONS / (time.perf_counter() - start)
+class Recorder:
+    """Keeps every line in the file and in the results, and shows it."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self.results = Results()
+
+    def note(self, **line: Any) -> None:
+        """Record a line."""
+        print(json.dumps(line), file=self._file, flush=True)
+        self.results.take(line)
+
+    def turn(self, number: int, contender: Contender, phases: list[str], scale: float) -> None:
+        """Let a contender have its turn. What fails is recorded, and the next has its turn."""
+        where = {"round": number, "contender": contender.name}
+        watch = machine.Watch()
+        begun = time.monotonic()
+        try:
+            with Pair(contender) as pair:
+                for figure in run(pair, phases, scale):
+                    self.note(**where, figure=figure.name, value=round(figure.value, 4))
+        except EndError as error:
+            self.note(**where, error=str(error))
+            print(f"  {error}", file=sys.stderr)
+        share = watch.others()
+        self.note(**where, others=round(share, 3))
+        took = time.monotonic() - begun
+        busy = f", others had {share:.0%}" if share > machine.BUSY else ""
+        print(f"round {number + 1}, {contender.name}: {took:.0f} s{busy}", file=sys.stderr)
 
 
-PHASES = {"stream_gbit_s": stream, "round_trip_us": round_trip, "connections_s": connections}
-
-
-def answer(conn: socket.socket) -> None:
-    """Serve one connection: swallow a stream ("s") and say so, or echo ("e")."""
-    with conn, contextlib.suppress(ConnectionError):
-        kind = conn.recv(1)
-        left = STREAM
-        while data := conn.recv(1 << 18):
-            left -= len(data)
-            if kind == b"e":
-                conn.sendall(data)
-            elif not left:
-                conn.sendall(b"k")
-
-
-def accept(listener: socket.socket) -> None:
-    """Serve every connection of a listener, each in a thread."""
-    with contextlib.suppress(ConnectionAbortedError):
-        while True:
-            conn, _ = listener.accept()
-            threading.Thread(target=answer, args=[conn], daemon=True).start()
-
-
-def nodes(url: str, key: str, name: str, tailscaled: str) -> dict[str, Tailnet]:
-    """Return one end's node of each backend, by contender."""
-    common: dict[str, Any] = {"control_url": url, "auth_key": key, "ephemeral": True}
-    found = {"embedded": Tailnet(TailnetConfig(hostname=f"{name}-embedded", **common))}
-    if tailscaled:
-        common.update(backend="tailscaled", tailscaled_managed=True, tailscaled_path=tailscaled)
-        found["tailscaled"] = Tailnet(TailnetConfig(hostname=f"{name}-tailscaled", **common))
-    return found
-
-
-def serve(url: str, key: str, tailscaled: str) -> None:
-    """Be the other process: listen on loopback and on the tailnet until stdin ends."""
-    raw = socket.create_server(("127.0.0.1", 0))
-    with contextlib.ExitStack() as stack:
-        listeners = [raw]
-        for tailnet in nodes(url, key, "server", tailscaled).values():
-            tn = stack.enter_context(tailnet)
-            listeners.append(stack.enter_context(tn.listen(":80")))
-        for each in listeners:
-            threading.Thread(target=accept, args=[each], daemon=True).start()
-        print(raw.getsockname()[1], flush=True)
-        sys.stdin.read()
-
-
-@contextlib.contextmanager
-def contenders(tailscaled: str) -> Iterator[tuple[dict[str, Dial], dict[str, float]]]:
-    """Start everything; yield how each contender dials the server, and its start-up in ms."""
-    with Testnet() as net, contextlib.ExitStack() as stack:
-        command = [sys.executable, "-m", "benchmarks", "--serve", net.url, net.auth_key]
-        server = stack.enter_context(
-            subprocess.Popen(
-                [*command, "--tailscaled", tailscaled],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-        )
-        assert server.stdin is not None
-        assert server.stdout is not None
-        stack.callback(server.stdin.close)
-        port = int(server.stdout.readline())
-        dials: dict[str, Dial] = {
-            "loopback TCP": lambda: socket.create_connection(("127.0.0.1", port))
-        }
-        starts: dict[str, float] = {}
-        for name, tailnet in nodes(net.url, net.auth_key, "client", tailscaled).items():
-            start = time.perf_counter()
-            tn = stack.enter_context(tailnet)
-            starts[name] = (time.perf_counter() - start) * 1000
-            dials[name] = functools.partial(tn.dial, f"server-{name}:80")
-        yield dials, starts
+def brief(results: Results) -> str:
+    """Return the medians as lines of text, with the ratio to Go."""
+    lines = []
+    for figure in results.figures:
+        meaning = FIGURES[figure]
+        cells = []
+        for name in results.contenders:
+            if found := results.of(figure, name):
+                ratio = results.ratio(figure, name)
+                over = f" ({ratio.median:.2f})" if ratio and name != "go" else ""
+                cells.append(f"{name} {found.median:,.{meaning.digits}f}{over}")
+        lines.append(f"{meaning.title} [{meaning.unit}]: " + "  ".join(cells))
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Run the rounds and print what they gave."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tailscaled", default="", help="the daemon to run")
-    parser.add_argument("--serve", nargs=2, metavar=("URL", "KEY"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.serve:
-        url, key = args.serve
-        return serve(url, key, args.tailscaled)
-    results: dict[str, dict[str, list[float]]] = {}
-    with contenders(args.tailscaled) as (dials, starts):
-        for name, value in starts.items():
-            print(json.dumps({"phase": "start_ms", "contender": name, "value": round(value, 1)}))
-        for number in range(args.rounds):
-            for phase, measure in PHASES.items():
-                for name, dial in dials.items():
-                    value = measure(dial)
-                    results.setdefault(phase, {}).setdefault(name, []).append(value)
-                    print(
-                        json.dumps(
-                            {
-                                "round": number,
-                                "phase": phase,
-                                "contender": name,
-                                "value": round(value, 3),
-                            }
-                        )
-                    )
-    print("\nmedian; in brackets, over loopback TCP")
-    for phase, by_name in results.items():
-        medians = {name: statistics.median(values) for name, values in by_name.items()}
-        raw = medians["loopback TCP"]
-        cells = (f"{name} {value:.2f} ({value / raw:.3f})" for name, value in medians.items())
-        print(f"{phase:16}{'   '.join(cells)}")
-    return None
+    """Run the rounds, write the report, and print the limits."""
+    args = options()
+    phases = list(PHASES) if "all" in args.phases else args.phases
+    build(args.contenders)
+    files = machine.open_files()
+    others = machine.idle_check()
+    if others > machine.BUSY and not args.busy:
+        raise SystemExit(
+            f"this machine is not idle: others have {others:.0%} of its processors. Stop what else"
+            " runs, or say --busy; the figures will then say little"
+        )
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    output: Path = args.output or RESULTS / f"{stamp}.jsonl"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("w", encoding="utf-8") as file:
+        recorder = Recorder(file)
+        about = {**machine.describe(), "open_files": files, "busy_before": round(others, 3)}
+        about.update(rounds=args.rounds, scale=args.scale, phases=", ".join(phases))
+        recorder.note(about=about)
+        try:
+            for number in range(args.rounds):
+                for name in args.contenders:
+                    recorder.turn(number, CONTENDERS[name], phases, args.scale)
+        except KeyboardInterrupt:
+            print("interrupted: this is the report of what there is", file=sys.stderr)
+    results = recorder.results
+    write(results, output.with_suffix(".md"))
+    print("median; in brackets, over Go in the same round\n")
+    print(brief(results), "\n")
+    print("\n".join(table(all_verdicts(results))))
+    print(f"\n{output}\n{output.with_suffix('.md')}")
 
 
-main()
+if __name__ == "__main__":
+    main()
