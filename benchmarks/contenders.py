@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from .services import PORTS, Answers
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+START_LIMIT = 60.0  # seconds for an end to be ready
 ANSWER_LIMIT = 300.0  # seconds for one command
 
 PROGRAMS = build_go.ROOT / "build" / "programs"
@@ -89,13 +91,16 @@ class EndError(Exception):
 class End:
     """One end, running."""
 
-    def __init__(self, command: list[str], about: str) -> None:
+    def __init__(self, command: list[str], about: str, env: dict[str, str]) -> None:
         self.about = about
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=build_go.ROOT
-        )
+        how: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self._process = subprocess.Popen(command, cwd=build_go.ROOT, env=env, **how)
         self.daemons: list[int] = []  # processes that belong to it and are not its children
-        self.ready = self._answer(60.0)
+        try:
+            self.ready = self._answer(START_LIMIT)
+        except BaseException:
+            self.__exit__()
+            raise
 
     def _answer(self, limit: float) -> Answers:
         timer = threading.Timer(limit, self._process.kill)
@@ -149,12 +154,17 @@ class End:
 class Pair:
     """The two ends of a contender: `with Pair(contender) as pair`.
 
+    Args:
+        contender: Which.
+        symbols: Where the library and the Go end are that the ends run instead; see profiles.py.
+
     Attributes:
         start_ms: How long each end took from nothing to being on the tailnet, by role.
     """
 
-    def __init__(self, contender: Contender) -> None:
+    def __init__(self, contender: Contender, symbols: Path | None = None) -> None:
         self.contender = contender
+        self._symbols = symbols
         self.start_ms: dict[str, float] = {}
         self._stack = contextlib.ExitStack()
 
@@ -182,14 +192,18 @@ class Pair:
             words += [f"--socks={socks}"]
             transport = "raw" if transport == "serve" else "socks"
         if spec.face == "go":
-            command = [str(program(unpatched=self.contender.unpatched))]
+            go = program(unpatched=self.contender.unpatched)
+            command = [str(self._symbols / go.name if self._symbols else go)]
             words = [word.replace("--", "-", 1) for word in words]
             words += [f"-transport={transport}"]
         else:
             command = [sys.executable, "-m", "benchmarks.end", f"--face={spec.face}"]
             words += [f"--transport={transport}"]
             words += [f"--tailscaled={tailscaled()}"] if transport == "managed" else []
-        end = stack.enter_context(End([*command, *words], f"{self.contender.name} {role}"))
+        env = dict(os.environ)
+        if self._symbols:  # it comes before the library beside the extension
+            env["LD_LIBRARY_PATH"] = str(self._symbols)
+        end = stack.enter_context(End([*command, *words], f"{self.contender.name} {role}", env))
         self.start_ms.setdefault(role, end.ready["start_ms"])
         if daemon is not None:
             end.daemons.append(daemon.process.pid)
@@ -199,12 +213,17 @@ class Pair:
 
     def _daemon(self, stack: contextlib.ExitStack, role: str) -> tuple[Any, str]:
         """Run a tailscaled and log in, as a person does; return it and its SOCKS5 server."""
+        import pytest  # what the tests' daemon says it with
+
         from tests.daemon import Daemon
 
         with socket.create_server(("127.0.0.1", 0)) as free:
             socks = f"127.0.0.1:{free.getsockname()[1]}"
-        daemon = stack.enter_context(Daemon(self.net, f"--socks5-server={socks}"))
-        daemon.up(role)
+        try:
+            daemon = stack.enter_context(Daemon(self.net, f"--socks5-server={socks}"))
+            daemon.up(role)
+        except (AssertionError, pytest.fail.Exception) as error:
+            raise EndError(f"tailscaled for the {role}: {error}") from error
         return daemon, socks
 
     @staticmethod
@@ -237,14 +256,11 @@ def build(names: list[str]) -> None:
     if any(end.face == "go" for end in ends):
         build_go.build_program("./internal/bench", program())
     if any(CONTENDERS[name].unpatched for name in names):
-        from unittest import mock
-
         # What is mended is mended by a go.work: without one, Go takes its modules as they come.
-        plain = mock.patch.object(
-            build_go, "patched_environ", lambda go: build_go.go_environ(go.root)
-        )
-        with plain:
-            build_go.build_program("./internal/bench", program(unpatched=True))
+        go = build_go.find_go()
+        command = build_go.program_command(go.path, "./internal/bench", program(unpatched=True))
+        env = build_go.go_environ(go.root)
+        subprocess.run(command, cwd=build_go.GO_DIR, env=env, check=True)
     if any(end.transport in ("managed", "serve", "socks") for end in ends):
         from tests.daemon import binaries
 

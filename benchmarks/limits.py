@@ -64,6 +64,7 @@ LIMITS = [
         for end in ENDS
     ),
     Limit("whois_us", 60, "value"),
+    Limit("whois_go_us", 20, "value"),
 ]
 
 
@@ -88,7 +89,7 @@ class Verdict(NamedTuple):
         """Say whether it holds."""
         if self.measured is None or self.holds is None:
             return "not measured"
-        few = "" if self.measured.rounds >= ROUNDS else f" (of {self.measured.rounds} rounds only)"
+        few = "" if self.measured.rounds >= ROUNDS else f" (rounds: {self.measured.rounds})"
         if not self.holds:
             return "NO" + few
         aim = self.limit.aim

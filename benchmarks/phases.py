@@ -131,7 +131,10 @@ def _knows(pair: Pair) -> bool:
 def whois(pair: Pair, scale: float) -> Iterator[Figure]:
     """Ask who the other end is."""
     if pair.contender.client.transport not in ("raw", "socks"):
-        yield Figure("whois_us", pair.client.do("whois", count=int(2000 * scale))["us"])
+        answer = pair.client.do("whois", count=int(2000 * scale))
+        yield Figure("whois_us", answer["us"])
+        if "go_us" in answer:
+            yield Figure("whois_go_us", answer["go_us"])
 
 
 def _held(pair: Pair, name: str, count: int) -> Iterator[Figure]:
