@@ -31,6 +31,7 @@ RULES = [
         ("waiting for descriptors (epoll, poll)", r"^(do_epoll_|ep_poll|__x64_sys_(epoll|p?poll))"),
         ("sleeping a moment (nanosleep, yield)", r"^__x64_sys_(clock_)?nano?sleep|sched_yield"),
         ("descriptors (open, close, fcntl)", r"^__x64_sys_(close|openat|fcntl|dup|setsockopt)"),
+        ("threads that begin and end", r"^(kernel_clone|do_exit|clone3|start_thread)"),
         ("signals", r"^__x64_sys_(tgkill|rt_sigreturn|rt_sigprocmask|sigaltstack)"),
         ("memory from the kernel", r"^(asm_exc_page_fault|do_user_addr_fault|__x64_sys_m)"),
         # Go.
@@ -104,18 +105,28 @@ def by_category(samples: Iterable[Sample]) -> Seconds:
     return seconds
 
 
+# What every system call and every sleep goes through, and says nothing.
+_ON_EACH_WAY = re.compile(
+    r"^(do_syscall|entry_SYSCALL|__x64_sys|finish_task|__?schedule|schedule_|hrtimer|do_nanosleep"
+    r"|internal/runtime/syscall|syscall\.|\[unknown\])"
+)
+_LENGTH = 7  # frames of a way that are shown
+
+
+def ways(samples: Iterable[Sample], what: str) -> Seconds:
+    """Return the seconds of a category by the way that led there, innermost first."""
+    seconds: Seconds = defaultdict(float)
+    for sample in samples:
+        if category(sample.stack) == what:
+            names = [frame.rpartition(" (")[0] for frame in sample.stack]
+            told = [name for name in names if not _ON_EACH_WAY.search(name)]
+            seconds[" < ".join(told[:_LENGTH])] += sample.seconds
+    return seconds
+
+
 def innermost(samples: Iterable[Sample]) -> Seconds:
     """Return the seconds by function, without what it calls."""
     seconds: Seconds = defaultdict(float)
     for sample in samples:
         seconds[sample.stack[0] if sample.stack else "?"] += sample.seconds
-    return seconds
-
-
-def within(samples: Iterable[Sample]) -> Seconds:
-    """Return the seconds by function, with what it calls."""
-    seconds: Seconds = defaultdict(float)
-    for sample in samples:
-        for frame in set(sample.stack):
-            seconds[frame] += sample.seconds
     return seconds

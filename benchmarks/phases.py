@@ -22,14 +22,14 @@ MIB = 2**20
 
 
 class Cost:
-    """The CPU that both ends take: `with`-less, from its making to `seconds()`."""
+    """The CPU that both ends take, from when this is made."""
 
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
         self._before = pair.usage().cpu
 
     def seconds(self) -> float:
-        """Return it."""
+        """Return it, in seconds."""
         return self._pair.usage().cpu - self._before
 
 
@@ -96,7 +96,7 @@ def round_trip(pair: Pair, scale: float) -> Iterator[Figure]:
 
 def sizes(pair: Pair, scale: float) -> Iterator[Figure]:
     """Echo, how it grows with the message."""
-    for size in set(ROUND_TRIP_SIZES) - {64, 4096}:
+    for size in sorted(set(ROUND_TRIP_SIZES) - {64, 4096}):
         yield from _round_trips(pair, size, int(1000 * scale))
 
 

@@ -29,13 +29,15 @@ import build_go
 
 from . import contenders, machine
 from .contenders import CONTENDERS, Pair
-from .perf import Sample, Seconds, by_category, innermost, parse, within
+from .perf import Sample, Seconds, by_category, innermost, parse, ways
 
 HERE = Path(__file__).parent / "profiles"
 SYMBOLS = build_go.ROOT / "build" / "profiling"
 
 FREQUENCY = 997  # samples a second: a prime, so that nothing periodic hides between them
-TOP = 30
+TOP = 20  # functions and lines that are listed
+MOST, SHOWN = 10, 6  # categories, and ways to each
+WIDE = 300  # letters in a line
 
 
 class Case(NamedTuple):
@@ -200,10 +202,10 @@ def totals(case: Case, profiles: dict[str, Profile]) -> list[str]:
     return lines
 
 
-def top(title: str, seconds: Seconds, case: Case) -> list[str]:
-    """Return the functions that took most."""
+def top(title: str, seconds: Seconds, case: Case, count: int = TOP) -> list[str]:
+    """Return what took most."""
     factor = case.scale / case.operations
-    best = sorted(seconds.items(), key=lambda item: -item[1])[:TOP]
+    best = sorted(seconds.items(), key=lambda item: -item[1])[:count]
     return ["", title, *(f"{spent * factor:12.2f}  {what}" for what, spent in best)]
 
 
@@ -218,14 +220,17 @@ def text_of(case: Case, profiles: dict[str, Profile]) -> str:
     ]
     for name, seen in profiles.items():
         lines += ["", "=" * 100, f"{name}: {CONTENDERS[name].about}; watched for {seen.took:.2f} s"]
+        everything = [each for one in seen.samples.values() for each in one]
+        found = by_category(everything)
+        for what in sorted(found, key=lambda each: -found[each])[:MOST]:
+            lines += top(f"{name}: {what}, {case.unit}", ways(everything, what), case, SHOWN)
         for end, samples in seen.samples.items():
             lines += top(f"{name}, {end}: by function, {case.unit}", innermost(samples), case)
-            lines += top(f"{name}, {end}: with what it calls", within(samples), case)
         for end, python in seen.python.items():
             lines += ["", f"{name}, {end}: lines of Python (py-spy)", *python]
         if seen.pprof:
             lines += ["", f"{name}, client: pprof", seen.pprof]
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    return "\n".join(line.rstrip()[:WIDE] for line in lines) + "\n"
 
 
 def main() -> None:
