@@ -87,7 +87,8 @@ def ratios(results: Results) -> list[str]:
 
 def about(results: Results) -> list[str]:
     """Say what the machine was, who took part, and what disturbed the run."""
-    lines = [f"- {name.replace('_', ' ')}: {value}" for name, value in results.about.items()]
+    names = {name: name if "." in name else name.replace("_", " ") for name in results.about}
+    lines = [f"- {names[name]}: {value}" for name, value in results.about.items()]
     disturbed = {key: share for key, share in results.others.items() if share > BUSY}
     if results.others:
         worst = max(results.others.values())
