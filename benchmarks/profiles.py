@@ -144,7 +144,7 @@ def spied(pair: Pair, do: str, words: dict[str, Any], directory: Path) -> dict[s
         if getattr(pair.contender, end).face == "go":
             continue
         output = directory / f"{end}.txt"
-        spy = ["py-spy", "record", "-r", "200", "-d", "60", "-f", "raw", "-o", str(output)]
+        spy = ["py-spy", "record", "-r", "200", "-d", "60", "-f", "raw", "--gil", "-o", str(output)]
         with watched([*spy, "-p", str(process.pid)]):
             pair.client.do(do, **words)
         lines: Seconds = {}

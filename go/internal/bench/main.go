@@ -24,7 +24,7 @@ import (
 )
 
 // closeLimit is how long tsnet's Close is waited for: it can block for good.
-const closeLimit = 10 * time.Second
+const closeLimit = 4 * time.Second
 
 // network is how this end listens and dials.
 type network struct {
