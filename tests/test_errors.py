@@ -68,7 +68,7 @@ def tree(text: str) -> dict[str, tuple[str, str]]:
             OSError,
             {
                 *("TailnetConnectError", "TailnetTimeout", "TailnetListenError"),
-                "TailnetResourceError",
+                *("TailnetResourceError", "TailnetUnsupported"),
                 *("TailnetDialError", "TailnetRefused", "TailnetUnreachable", "TailnetNameError"),
             },
         ),
@@ -179,6 +179,7 @@ def test_copy_keeps_everything(cls: type[TailnetError], copied: Callable[[Any], 
         ("TailnetNameError", socket.EAI_NONAME),
         ("TailnetResourceError", errno.EMFILE),
         ("TailnetListenError", errno.EADDRINUSE),
+        ("TailnetUnsupported", errno.EOPNOTSUPP),
     ],
 )
 def test_system_error_has_an_errno(name: str, number: int) -> None:

@@ -13,6 +13,7 @@ import os
 import pickle
 import select
 import socket
+import socketserver
 import ssl
 import struct
 import threading
@@ -712,3 +713,17 @@ def test_options_of_a_closed_socket(server: TailnetHandle) -> None:
     listener.close()
     with pytest.raises(OSError):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def test_a_server_of_the_standard_library_survives_what_cannot_half_close() -> None:
+    """Socketserver half-closes after each request, and passes over an OSError from that."""
+    ours, theirs = socket.socketpair()
+    whole = TailnetSocket(
+        ours.detach(), own=("100.64.0.1", 1), peer=("100.64.0.2", 2), connection=0, whole=True
+    )
+    with (
+        theirs,
+        socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler) as server,
+    ):
+        server.shutdown_request(whole)
+        assert theirs.recv(1) == b""

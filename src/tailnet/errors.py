@@ -16,7 +16,7 @@
     ├── TailnetResourceError          (OSError)           no more descriptors, memory or disk
     ├── TailnetPeerNotFound           (LookupError)       whois: nobody has that address
     ├── TailnetStateLocked                                the state directory is held by another
-    ├── TailnetUnsupported                                this backend, platform or tailnet cannot
+    ├── TailnetUnsupported            (OSError)           this backend, platform or tailnet cannot
     ├── TailnetClosed                                     used after close
     ├── TailnetForked                                     used in a forked child
     └── TailnetInternalError                              a bug in this library
@@ -251,10 +251,14 @@ class TailnetStateLocked(TailnetError):
     code = Code.STATE_LOCKED
 
 
-class TailnetUnsupported(TailnetError):
-    """This backend, platform or tailnet cannot do it; the message says what can."""
+class TailnetUnsupported(_SystemError):
+    """This backend, platform or tailnet cannot do it; the message says what can.
+
+    An OSError too: the standard library's servers pass over one that a half-close raises.
+    """
 
     code = Code.UNSUPPORTED
+    default_errno = errno.EOPNOTSUPP
 
 
 class TailnetClosed(TailnetError):
