@@ -7,12 +7,12 @@
  *
  * Rules, for every function:
  *
- *  - It returns at once, with an int32_t code. Nothing here waits for a network,
+ *  - It returns at once, with an int32_t code (but tailnet_generation). Nothing here waits for a network,
  *    a disk or another process.
  *  - TAILNET_OK: the answer, if there is one, is a JSON document of answer->len
  *    bytes in answer->buf.
  *  - TAILNET_PENDING: the answer comes later, on the socket answer->fd.
- *      A *reply* is one JSON document of any size, ended by EOF:
+ *      A *reply* is one JSON document of any size, and a newline:
  *          {"ok": ...}   or   {"error": {"code": 7003, "message": "..."}}
  *      An answer too large for answer->buf also takes this way.
  *      A *stream* is one JSON object per line until EOF; a reader that falls
@@ -113,18 +113,22 @@ extern int32_t tailnet_listen(tailnet_handle node, tailnet_str args, tailnet_han
 extern int32_t tailnet_listener_close(tailnet_handle listener);
 
 /* PENDING, reply {"connection", "local", "remote", "whole": bool}. With "whole", shutting one
- * direction down ends the other one too. `args` is {"address": "host:port"}; the host is
- * an IP address or a name of the tailnet. `fd` is one end of a unix stream socket pair, of which a
- * duplicate is taken: the caller keeps the other end, which becomes the connection. Closed before
- * that, it ends the connection as soon as there is one. */
-extern int32_t tailnet_dial(tailnet_handle node, tailnet_str args, int32_t fd, tailnet_answer *answer);
+ * direction down ends the other one too. `address` is "host:port"; the host is an IP address or a
+ * name of the tailnet. answer->fd becomes the connection: the reply is the first line that arrives
+ * on it, the connection's bytes follow, and before it nothing may be written. After an error comes
+ * EOF. What is wrong with `node` and `address` is said in the reply, too. */
+extern int32_t tailnet_dial(tailnet_handle node, tailnet_str address, tailnet_answer *answer);
 
 /* OK: the connection `connection` is open, ended in order, or is long gone.
- * TAILNET_E_RESET: it was aborted, by the peer or by the network. */
+ * TAILNET_E_RESET: it was aborted, by the peer or by the network. Only the latest are known. */
 extern int32_t tailnet_connection_end(uint64_t connection);
 
-/* OK or PENDING, reply: Tailscale's WhoIsResponse. `address` is "ip" or "ip:port". */
+/* OK or PENDING, reply: Tailscale's WhoIsResponse. `address` is "ip" or "ip:port". What comes
+ * with OK holds until tailnet_generation() changes. */
 extern int32_t tailnet_whois(tailnet_handle node, tailnet_str address, tailnet_answer *answer);
+
+/* No code but a number, which changes with every network map and state of every node. */
+extern uint64_t tailnet_generation(void);
 
 /* PENDING, reply: Tailscale's ipnstate.Status. */
 extern int32_t tailnet_status(tailnet_handle node, tailnet_answer *answer);

@@ -20,6 +20,7 @@ from tailnet import (
     TailnetConfigError,
     TailnetDialError,
     TailnetInternalError,
+    TailnetRefused,
     TailnetTimeout,
     _ops,
 )
@@ -63,7 +64,7 @@ def test_answer_at_once_is_not_waited_for(run: Run) -> None:
 
 
 def test_reply_comes_in_pieces(pair: Pair) -> None:
-    """A document is complete at EOF, wherever it was cut, and a false alarm does no harm."""
+    """A document is complete at its newline, wherever it was cut; a false alarm does no harm."""
     fd, go = pair
     steps = _ops.reply(fd, None, "x")
     assert next(steps) == (fd.fileno(), None)
@@ -71,7 +72,7 @@ def test_reply_comes_in_pieces(pair: Pair) -> None:
         send(go, bytes([byte]))
         steps.send(True)
     steps.send(True)  # nothing is there
-    go.close()
+    send(go, b"\n")
     with pytest.raises(StopIteration) as done:
         steps.send(True)
     assert done.value.value == "\u00e4"
@@ -85,7 +86,7 @@ def test_reply_may_be_large(run: Run, pair: Pair) -> None:
 
     def answer() -> None:
         with go:
-            go.sendall(json.dumps({"ok": document}).encode())
+            go.sendall(json.dumps({"ok": document}).encode() + b"\n")
 
     thread = threading.Thread(target=answer)
     thread.start()
@@ -97,7 +98,8 @@ def test_reply_may_be_large(run: Run, pair: Pair) -> None:
     ("data", "error", "says"),
     [
         (b"", TailnetInternalError, "the library ended without who it is"),
-        (b'{"error": {"code": 7012, "message": "no way"}}', TailnetDialError, "no way"),
+        (b'{"ok": 1}', TailnetInternalError, "the library ended without who it is"),
+        (b'{"error": {"code": 7012, "message": "no way"}}\n', TailnetDialError, "no way"),
     ],
 )
 def test_error_reply_is_raised(
@@ -110,6 +112,27 @@ def test_error_reply_is_raised(
     with pytest.raises(error, match=says):
         run(_ops.reply(fd, None, "who it is"))
     assert fd.fileno() == -1
+
+
+def test_an_answer_leaves_what_follows(run: Run, pair: Pair) -> None:
+    """The answer to a dial is the first line, however it comes; what follows stays."""
+    fd, go = pair
+    steps = _ops.answer(fd, None, "x")
+    assert next(steps) == (fd.fileno(), None)
+    send(go, b'{"ok": ')
+    steps.send(True)
+    send(go, b"7}\nwelcome\n")
+    with pytest.raises(StopIteration) as done:
+        steps.send(True)
+    assert done.value.value == 7
+    assert fd.receive() == b"welcome\n"
+    send(go, b'{"error": {"code": 7013, "message": "no"}}\n')
+    with pytest.raises(TailnetRefused, match="no"):
+        run(_ops.answer(fd, None, "x"))
+    go.close()
+    with pytest.raises(TailnetInternalError, match="ended without x"):
+        run(_ops.answer(fd, None, "x"))
+    assert fd.fileno() >= 0
 
 
 def test_late_reply_is_cancelled(run: Run, pair: Pair) -> None:

@@ -15,11 +15,17 @@ What is read from it is in _ops.py; how to wait for it in _wait.py.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 CHUNK = 64 << 10  # one read; most documents need no second
+
+
+def _unix_socket(fd: int) -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
 
 
 class _Answer(Protocol):
@@ -31,9 +37,11 @@ class _Answer(Protocol):
 class Fd:
     """Python's end of a reply or a stream."""
 
-    __slots__ = ("_owner", "_socket")
+    __slots__ = ("_make", "_owner", "_socket")
 
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[[int], socket.socket] = _unix_socket) -> None:
+        """Own nothing yet; `make` makes a socket of the descriptor as soon as there is one."""
+        self._make = make
         self._owner = os.getpid()
         self._socket: socket.socket | None = None
 
@@ -43,7 +51,7 @@ class Fd:
         # never make two owners of it, who would close somebody else's.
         fd, answer.fd = answer.fd, -1
         if fd >= 0:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
+            self._socket = self._make(fd)
             self._socket.setblocking(False)
 
     def __del__(self) -> None:
@@ -53,6 +61,28 @@ class Fd:
     def fileno(self) -> int:
         """Return the descriptor's number, or -1 once closed."""
         return self._socket.fileno() if self._socket is not None else -1
+
+    @property
+    def made(self) -> Any:
+        """What was made of the descriptor."""
+        return self._socket
+
+    def release(self) -> Any:
+        """Return what was made of the descriptor, and own nothing any more."""
+        made, self._socket = self._socket, None
+        return made
+
+    def receive_line(self) -> bytes:
+        """Read what is there, up to and with a newline; nothing, at the end.
+
+        Raises:
+            BlockingIOError: nothing is there yet.
+        """
+        if self._socket is None:
+            return b""
+        receive: Any = functools.partial(socket.socket.recv, self._socket)  # not an override
+        seen = receive(CHUNK, socket.MSG_PEEK)
+        return receive(seen.find(b"\n") + 1 or len(seen)) if seen else b""
 
     def receive(self) -> bytes:
         """Read what is there; nothing, at the end.

@@ -109,15 +109,17 @@ def require_usable() -> None:
     _library.open()
 
 
-def _call(function: str, *arguments: Any) -> Document | Fd:
+def _call(function: str, *arguments: Any, pending: Fd | None = None) -> Document | Fd:
     native = _library.open()
-    return _invoke(native, getattr(native.lib, function), *arguments)
+    return _invoke(native, getattr(native.lib, function), *arguments, pending=pending)
 
 
-def _invoke(native: Any, function: Any, *arguments: Any) -> Document | Fd:
+def _invoke(
+    native: Any, function: Any, *arguments: Any, pending: Fd | None = None
+) -> Document | Fd:
     room = native.ffi.new("char[]", _ROOM)
     answer = native.ffi.new("tailnet_answer *", {"buf": room, "cap": _ROOM, "fd": -1})
-    pending = Fd()
+    pending = pending or Fd()
     try:
         code = function(*map(_encoded, arguments), answer)
         if code == Code.PENDING:
@@ -218,9 +220,9 @@ def listener_close(listener: int) -> None:
     _library.open().lib.tailnet_listener_close(listener)
 
 
-def dial(node: int, args: Mapping[str, Any], fd: int) -> Document | Fd:
-    """Start to connect one end of a socket pair."""
-    return _call("tailnet_dial", node, args, fd)
+def dial(node: int, address: str, connection: Fd) -> None:
+    """Start to connect. `connection` becomes that; the answer is the first line on it."""
+    _call("tailnet_dial", node, address, pending=connection)
 
 
 def connection_was_reset(connection: int) -> bool:
@@ -229,6 +231,12 @@ def connection_was_reset(connection: int) -> bool:
         return False
     code: int = _library.native.lib.tailnet_connection_end(connection)
     return code == Code.RESET
+
+
+def generation() -> int:
+    """Return what changes whenever an answer of whois() at once may be outdated."""
+    number: int = _library.open().lib.tailnet_generation()
+    return number
 
 
 def whois(node: int, address: str) -> Document | Fd:

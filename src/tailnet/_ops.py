@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ._fd import Fd
@@ -60,18 +61,25 @@ def reply(source: Any, deadline: float | None, what: str) -> Steps[Any]:
     """
     if not isinstance(source, Fd):
         return source
-    text = bytearray()
     try:
-        while not (yield from _read(source, text, deadline, what)):
-            pass
+        return (yield from answer(source, deadline, what))
     finally:
         source.cancel()
-    if not text:
-        raise TailnetInternalError(f"the library ended without {what}")
-    answer = json.loads(text)
-    if "error" in answer:
-        raise error_from_document(answer["error"])
-    return answer["ok"]
+
+
+def answer(source: Fd, deadline: float | None, what: str) -> Steps[Any]:
+    """Return the answer that is the next line on a descriptor. What follows stays there.
+
+    Raises: as reply(); the descriptor is left open.
+    """
+    text = bytearray()
+    while text[-1:] != b"\n":
+        if (yield from _read(source, source.receive_line, text, deadline, what)):
+            raise TailnetInternalError(f"the library ended without {what}")
+    document = json.loads(text)
+    if "error" in document:
+        raise error_from_document(document["error"])
+    return document["ok"]
 
 
 class Lines:
@@ -98,7 +106,8 @@ class Lines:
             while (end := self._text.find(b"\n")) < 0:
                 if self._ended:
                     return None
-                self._ended = yield from _read(self._fd, self._text, deadline, what)
+                read = _read(self._fd, self._fd.receive, self._text, deadline, what)
+                self._ended = yield from read
             line = self._text[:end]
             del self._text[: end + 1]
             return json.loads(line)
@@ -122,17 +131,15 @@ class Lines:
             self._fd.close()
 
 
-def _read(source: Fd, text: bytearray, deadline: float | None, what: str) -> Steps[bool]:
+def _read(
+    source: Fd, receive: Callable[[], bytes], text: bytearray, deadline: float | None, what: str
+) -> Steps[bool]:
     """Wait for more, append it to `text`, and return True at EOF."""
     if not (yield Wait(source.fileno(), deadline)):
-        raise _timeout(what)
+        raise TailnetTimeout(f"timed out waiting for {what}")
     try:
-        data = source.receive()
+        data = receive()
     except BlockingIOError:
         return False
     text += data
     return not data
-
-
-def _timeout(what: str) -> TailnetTimeout:
-    return TailnetTimeout(f"timed out waiting for {what}")

@@ -144,7 +144,7 @@ class TailnetSocket(TcpLike):
         *,
         own: Address,
         peer: Address,
-        connection: int,
+        connection: int = 0,
         whole: bool = False,
         keeps: object = None,
         inet: bool = False,

@@ -17,7 +17,7 @@ static int32_t node_new(tailnet_answer *a) { return tailnet_node_new(NULL, &(tai
 static int32_t node_up(tailnet_answer *a) { return tailnet_node_up(0, "{}", a); }
 static int32_t node_close(tailnet_answer *a) { return tailnet_node_close(0, 0, a); }
 static int32_t listen_(tailnet_answer *a) { return tailnet_listen(0, "{}", &(tailnet_handle){0}, a); }
-static int32_t dial_(tailnet_answer *a) { return tailnet_dial(0, "{}", -1, a); }
+static int32_t dial_(tailnet_answer *a) { return tailnet_dial(0, NULL, a); }
 static int32_t whois(tailnet_answer *a) { return tailnet_whois(0, "", a); }
 static int32_t status(tailnet_answer *a) { return tailnet_status(0, a); }
 static int32_t watch(tailnet_answer *a) { return tailnet_watch(0, a); }
@@ -35,7 +35,7 @@ static const struct {
     {"tailnet_node_up", node_up, TAILNET_E_HANDLE},
     {"tailnet_node_close", node_close, TAILNET_OK},
     {"tailnet_listen", listen_, TAILNET_E_HANDLE},
-    {"tailnet_dial", dial_, TAILNET_E_HANDLE},
+    {"tailnet_dial", dial_, TAILNET_E_ARGUMENT},
     {"tailnet_whois", whois, TAILNET_E_HANDLE},
     {"tailnet_status", status, TAILNET_E_HANDLE},
     {"tailnet_watch", watch, TAILNET_E_HANDLE},
@@ -69,7 +69,7 @@ static void answered(size_t which, int32_t cap, int null, const char *whole, int
         return;
     }
     size_t total = RECEIVE("{\"ok\":{");
-    CHECK(CALLS[which].call == stats_ || total == (size_t)full + strlen("{\"ok\":}"), "the document, by descriptor");
+    CHECK(CALLS[which].call == stats_ || total == (size_t)full + strlen("{\"ok\":}\n"), "the document, by descriptor");
 }
 
 int main(void) {

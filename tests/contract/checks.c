@@ -85,18 +85,19 @@ size_t receive(const char *file, int line, int whole, const char *begins) {
     text[0] = 0;
     while (n > 0) {
         if (!await(answer.fd, POLLIN, PATIENCE * 1000)) break;
-        n = total < ROOM - 1 ? read(answer.fd, text + total, ROOM - 1 - total) : read(answer.fd, rest, sizeof rest);
+        if (whole == LINE) n = read(answer.fd, text + total, total < ROOM - 1);
+        else n = total < ROOM - 1 ? read(answer.fd, text + total, ROOM - 1 - total) : read(answer.fd, rest, sizeof rest);
         if (n < 0 && (errno == EAGAIN || errno == EINTR)) n = 1; /* woken for nothing */
         else if (n > 0) total += (size_t)n;
-        if (n > 0 && total && !whole) n = 0;
+        if (n > 0 && total && (whole == SOME || (whole == LINE && text[total - 1] == '\n'))) n = 0;
     }
     answer.len = total < ROOM - 1 ? (int32_t)total : ROOM - 1;
     text[answer.len] = 0;
     check(n == 0, file, line, "the reply must end", TAILNET_PENDING);
     check(strncmp(text, begins, strlen(begins)) == 0, file, line, begins, TAILNET_PENDING);
-    check(!whole || !total || total >= ROOM || text[total - 1] == '}' || text[total - 1] == '\n', file, line, "the document is whole",
+    check(whole == SOME || !total || total >= ROOM || text[total - 1] == '\n', file, line, "the document is whole",
           TAILNET_PENDING);
-    check(close(answer.fd) == 0, file, line, "the descriptor is ours to close", TAILNET_PENDING);
+    check(whole == LINE || close(answer.fd) == 0, file, line, "the descriptor is ours to close", TAILNET_PENDING);
     return total;
 }
 
@@ -126,15 +127,6 @@ long descriptors(void) {
     for (struct dirent *entry; (entry = readdir(directory));) count += entry->d_name[0] != '.';
     closedir(directory);
     return count;
-}
-
-int32_t dial(tailnet_handle node, tailnet_str args, int *kept, tailnet_answer *a) {
-    int ends[2];
-    if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) || fcntl(ends[0], F_SETFL, O_NONBLOCK)) abort();
-    int32_t code = tailnet_dial(node, args, ends[1], a);
-    close(ends[1]); /* the library has a duplicate */
-    *kept = ends[0];
-    return code;
 }
 
 char *last_byte(void) {

@@ -51,18 +51,19 @@ int finish(const char *program);
     } while (0)
 
 /* Read what comes on the descriptor until EOF, and close it; return how much it was. */
-#define RECEIVE(begins) receive(__FILE__, __LINE__, 1, (begins))
+enum { SOME, WHOLE, LINE };
+#define RECEIVE(begins) receive(__FILE__, __LINE__, WHOLE, (begins))
+
+/* The same of a dial: only its answer; the descriptor is the connection, and stays open. */
+#define RECEIVE_LINE(begins) receive(__FILE__, __LINE__, LINE, (begins))
 
 /* The same of a stream, which need not end: only its first piece. */
-#define RECEIVE_SOME(begins) receive(__FILE__, __LINE__, 0, (begins))
+#define RECEIVE_SOME(begins) receive(__FILE__, __LINE__, SOME, (begins))
 
 #define CANCEL() cancel(__FILE__, __LINE__)
 
 /* Wait until a condition holds; its name is printed where it never does. */
 #define SETTLE(condition, holds, argument) settle(__FILE__, __LINE__, (condition), (holds), (argument))
-
-/* tailnet_dial with a socket pair made for it, of which the caller closes the end that it keeps. */
-int32_t dial(tailnet_handle node, tailnet_str args, int *kept, tailnet_answer *a);
 
 int await(int fd, short events, int milliseconds); /* whether poll(2) found something */
 int documented(int32_t code);

@@ -31,9 +31,9 @@ static _Thread_local int end = -1;
 
 static int32_t up(tailnet_answer *a) { return tailnet_node_up(node, "{}", a); }
 static int32_t listen_(tailnet_answer *a) { return tailnet_listen(node, listen_args, &listener, a); }
-static int32_t dial_peer(tailnet_answer *a) { return dial(node, dial_args, &end, a); }
-static int32_t dial_name(tailnet_answer *a) { return dial(node, "{\"address\":\"nobody:80\"}", &end, a); }
-static int32_t dial_silence(tailnet_answer *a) { return dial(node, "{\"address\":\"100.65.0.1:80\"}", &end, a); }
+static int32_t dial_peer(tailnet_answer *a) { return tailnet_dial(node, dial_args, a); }
+static int32_t dial_name(tailnet_answer *a) { return tailnet_dial(node, "nobody:80", a); }
+static int32_t dial_silence(tailnet_answer *a) { return tailnet_dial(node, "100.65.0.1:80", a); }
 static int32_t whois(tailnet_answer *a) { return tailnet_whois(node, ip, a); }
 static int32_t whois_nobody(tailnet_answer *a) { return tailnet_whois(node, "100.127.0.1:80", a); }
 static int32_t status(tailnet_answer *a) { return tailnet_status(node, a); }
@@ -64,8 +64,14 @@ static const struct {
 static void once(size_t which, unsigned number, int is_closed) {
     static _Thread_local unsigned count;
     int32_t (*call)(tailnet_answer *) = CALLS[which].call;
+    int dials = call == dial_peer || call == dial_name || call == dial_silence;
     note("%s%s", CALLS[which].name, is_closed ? " after the close" : "");
     int32_t code = call(fresh());
+    if (is_closed && dials) {
+        EXPECT(TAILNET_PENDING, code);
+        RECEIVE("{\"error\":{\"code\":7004,");
+        return;
+    }
     if (is_closed || code != TAILNET_PENDING) {
         check(code == TAILNET_OK || code == TAILNET_E_HANDLE, __FILE__, __LINE__, "at once", code);
         EXPECT(is_closed ? TAILNET_E_HANDLE : code, code);
@@ -81,7 +87,10 @@ static void once(size_t which, unsigned number, int is_closed) {
         RECEIVE_SOME("");
         return;
     }
-    RECEIVE(call == watch ? "" : "{\"");
+    if (dials) {
+        RECEIVE_LINE("{\"");
+        end = answer.fd;
+    } else RECEIVE(call == watch ? "" : "{\"");
     if (strncmp(text, "{\"error\":{", 10) == 0) {
         code = (int32_t)field("code");
         check(code > TAILNET_PENDING && documented(code) && CALLS[which].outcomes & BIT(code), __FILE__, __LINE__, "in the reply", code);
@@ -151,7 +160,7 @@ static void make(const char *control_url, const char *connect_timeout, const cha
     EXPECT(TAILNET_OK, tailnet_node_new(config, &made, fresh()));
     node = made;
     strcpy(ip, "100.64.0.1");
-    strcpy(dial_args, "{\"address\":\"100.64.0.1:80\"}");
+    strcpy(dial_args, "100.64.0.1:80");
 }
 
 /* A node that joined, and listens on a port that is dialed. */
@@ -163,7 +172,7 @@ static void make_joined(const char *url, const char *process) {
     snprintf(ip, sizeof ip, "%.*s", ips ? (int)strcspn(ips + 8, "\"") : 0, ips ? ips + 8 : "");
     EXPECT(TAILNET_PENDING, tailnet_listen(node, listen_args, &listener, fresh()));
     RECEIVE("{\"ok\":{");
-    snprintf(dial_args, sizeof dial_args, "{\"address\":\"%s:%ld\"}", ip, field("port"));
+    snprintf(dial_args, sizeof dial_args, "%s:%ld", ip, field("port"));
 }
 
 static int are_open(long count) { return descriptors() <= count; }

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -71,13 +72,38 @@ func unixConn(t *testing.T, fd int) *net.UnixConn {
 func dialed(t *testing.T, s *Conns) (python *net.UnixConn, peer *net.TCPConn, id uint64) {
 	t.Helper()
 	far, peer := tcpPair(t)
-	id = NewID()
+	python, answer := dial(t, s, far)
+	if answer.OK == nil {
+		t.Fatal(answer.Error)
+	}
+	return python, peer, answer.OK.Connection
+}
+
+type answered struct {
+	OK    *Dialed      `json:"ok"`
+	Error *fault.Error `json:"error"`
+}
+
+func dial(t *testing.T, s *Conns, far net.Conn) (python *net.UnixConn, a answered) {
+	t.Helper()
 	python, end := pythonsPair(t)
-	if err := s.Dialed(id, Kernel(far), peerAddr, EachWay, end); err != nil {
+	s.Dial(end, func(context.Context) (*Dialed, error) {
+		return &Dialed{Connection: NewID(), Remote: peerAddr, Far: Kernel(far.(HostConn))}, nil
+	})
+	line, err := bufio.NewReaderSize(oneByOne{python}, 16).ReadBytes('\n')
+	if err != nil {
 		t.Fatal(err)
 	}
-	return python, peer, id
+	if err := json.Unmarshal(line, &a); err != nil {
+		t.Fatal(err)
+	}
+	return python, a
 }
+
+// oneByOne takes no byte too many.
+type oneByOne struct{ io.Reader }
+
+func (r oneByOne) Read(b []byte) (int, error) { return r.Reader.Read(b[:1]) }
 
 // pythonsPair makes a socket pair as Python does, and gives one end away.
 func pythonsPair(t *testing.T) (*net.UnixConn, End) {
@@ -90,21 +116,35 @@ func pythonsPair(t *testing.T) (*net.UnixConn, End) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	unix.Close(fds[1])
 	return unixConn(t, fds[0]), end
 }
 
-func TestOnlyAStreamSocketIsTaken(t *testing.T) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
+func TestADialIsGivenUp(t *testing.T) {
+	var s Conns
+	for _, goes := range []func(*net.UnixConn){
+		func(c *net.UnixConn) { c.Close() },
+		func(c *net.UnixConn) { c.CloseRead(); c.CloseWrite() }, // a forked child has a copy
+	} {
+		python, end := pythonsPair(t)
+		ended := make(chan error)
+		s.Dial(end, func(ctx context.Context) (*Dialed, error) {
+			<-ctx.Done()
+			ended <- ctx.Err()
+			return nil, ctx.Err()
+		})
+		goes(python)
+		<-ended
 	}
-	defer r.Close()
-	defer w.Close()
-	for _, fd := range []int{-1, 1 << 20, int(r.Fd())} {
-		if _, err := TakeEnd(fd); !fault.Is(err, fault.Argument) {
-			t.Errorf("fd %d: %v", fd, err)
-		}
+}
+
+func TestWhatThePeerSaysFirstComesAfterTheAnswer(t *testing.T) {
+	var s Conns
+	far, peer := tcpPair(t)
+	peer.Write([]byte("welcome"))
+	python, _ := dial(t, &s, far)
+	peer.Close()
+	if said, err := io.ReadAll(python); err != nil || string(said) != "welcome" {
+		t.Errorf("%q, %v", said, err)
 	}
 }
 
@@ -159,12 +199,12 @@ func TestResetIsRememberedBeforePythonSeesTheEnd(t *testing.T) {
 	peer.SetLinger(0)
 	peer.Close()
 	io.ReadAll(python)
-	if !WasReset(id) {
+	if !Memory.Failed(id) {
 		t.Error("the reset is not known at Python's EOF")
 	}
 	_, peer, id = dialed(t, &s)
 	peer.Close()
-	if WasReset(id) {
+	if Memory.Failed(id) {
 		t.Error("an orderly end is taken for a reset")
 	}
 }
@@ -198,9 +238,8 @@ func TestDrainDeliversAndEnds(t *testing.T) {
 		}
 	}
 	far, _ := tcpPair(t)
-	_, end := pythonsPair(t)
-	if err := s.Dialed(NewID(), Kernel(far), peerAddr, EachWay, end); !fault.Is(err, fault.Closed) {
-		t.Errorf("a connection after Drain: %v", err)
+	if _, a := dial(t, &s, far); a.Error == nil || a.Error.Code != fault.Closed {
+		t.Errorf("a connection after Drain: %v", a)
 	}
 }
 

@@ -81,7 +81,7 @@ func (c *Conn) inward() {
 	case err == errGone:
 		c.unread.Store(true)
 	default: // recorded before Python can see the EOF, so that its question finds the answer
-		c.fail()
+		Memory.Fail(c.ID)
 		c.near.Close()
 	}
 }
@@ -113,11 +113,11 @@ func (c *Conn) copyInward() error {
 	}
 }
 
-// run pumps until both directions have ended and everything is delivered.
+// run pumps outward, and waits until both directions have ended and everything is
+// delivered.
 func (c *Conn) run() {
 	defer close(c.done)
 	defer c.near.Close()
-	Go(c.inward)
 	if c.outward() {
 		if !c.draining() {
 			c.near.Close() // Python has gone; what the peer still says has no reader
@@ -140,7 +140,7 @@ func (c *Conn) outward() bool {
 		_, err = c.far.Write((*buf)[:n])
 		buffers.Put(buf)
 		if err != nil {
-			c.fail()
+			Memory.Fail(c.ID)
 			c.near.Shutdown(unix.SHUT_RD) // Python's next write fails
 			<-c.inwardDone                // it still delivers what the peer had sent before
 			return false
@@ -208,12 +208,10 @@ func (c *Conn) drain() {
 }
 
 func (c *Conn) abort() {
-	c.fail()
+	Memory.Fail(c.ID)
 	c.far.Abort()
 	c.near.Close()
 }
-
-func (c *Conn) fail() { resets.add(c.ID) }
 
 // Conns are the open connections of a node.
 type Conns struct {
@@ -227,33 +225,43 @@ type Conns struct {
 // NewID numbers a connection, across all nodes.
 func NewID() uint64 { return handles.Add(1) }
 
-// Start pumps between far and near until both end. It takes ownership of both, and
-// returns false, with far aborted, where the node is closing.
-func (s *Conns) start(id uint64, far Far, near *near) bool {
+// start pumps between far and near until both end.
+func (s *Conns) start(id uint64, far Far, near *near) {
+	if c := s.add(id, far, near); c != nil {
+		Go(func() { s.run(c) })
+		Go(c.inward)
+	} else {
+		near.Close()
+	}
+}
+
+// add takes ownership of far and near for a connection that somebody will run; it returns
+// nil, with far aborted and near left to the caller, where the node is closing.
+func (s *Conns) add(id uint64, far Far, near *near) *Conn {
 	c := &Conn{ID: id, far: far, near: near, inwardDone: make(chan struct{}),
 		drainBegun: make(chan struct{}), done: make(chan struct{})}
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
 		far.Abort()
-		near.Close()
-		return false
+		return nil
 	}
 	if s.m == nil {
 		s.m = map[*Conn]struct{}{}
 	}
 	s.m[c] = struct{}{}
 	s.mu.Unlock()
-	Go(func() {
-		defer func() {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			delete(s.m, c)
-			s.lastEnd = time.Now()
-		}()
-		c.run()
-	})
-	return true
+	return c
+}
+
+func (s *Conns) run(c *Conn) {
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.m, c)
+		s.lastEnd = time.Now()
+	}()
+	c.run()
 }
 
 // Len returns how many connections are open.
@@ -305,42 +313,4 @@ func (s *Conns) Drain(limit time.Duration) bool {
 	}
 	time.Sleep(time.Until(s.lastEnd.Add(lastPacket)))
 	return drained
-}
-
-// resets remembers the connections that were aborted: a unix socket alone would show
-// Python a clean EOF, and hide that a transfer was cut off.
-var resets = memory{limit: 16384}
-
-// WasReset reports whether the connection was aborted. Only the latest are known;
-// Python asks at the EOF, that is at once.
-func WasReset(id uint64) bool { return resets.has(id) }
-
-type memory struct {
-	mu    sync.Mutex
-	limit int
-	m     map[uint64]struct{}
-	order []uint64
-}
-
-func (r *memory) add(id uint64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.m == nil {
-		r.m = map[uint64]struct{}{}
-	}
-	if _, ok := r.m[id]; ok {
-		return
-	}
-	if len(r.order) == r.limit {
-		delete(r.m, r.order[0])
-		r.order = r.order[1:]
-	}
-	r.m[id], r.order = struct{}{}, append(r.order, id)
-}
-
-func (r *memory) has(id uint64) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	_, ok := r.m[id]
-	return ok
 }

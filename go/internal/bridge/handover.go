@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"net/netip"
@@ -17,32 +18,75 @@ import (
 // An End is our end of a socket pair whose other end Python keeps.
 type End struct{ *near }
 
-// TakeEnd duplicates fd. Python has the other end from before the dial on, so that
-// no interrupt can come between its making and Python's knowing of it.
+// TakeEnd takes ownership of a non-blocking fd. Python has the other end from before the dial
+// on, so that no interrupt can come between the connection's making and Python's knowing of it.
 func TakeEnd(fd int) (End, error) {
-	if t, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); err != nil || t != unix.SOCK_STREAM {
-		return End{}, fault.New(fault.Argument, "fd %d is no stream socket", fd)
-	}
-	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	n, err := newNear(fd)
 	if err != nil {
-		return End{}, fault.For(fault.Argument, err, "cannot duplicate fd %d", fd)
-	}
-	unix.SetNonblock(dup, true)
-	n, err := newNear(dup)
-	if err != nil {
+		unix.Close(fd)
 		return End{}, fault.For(fault.Argument, err, "cannot use fd %d", fd)
 	}
 	return End{n}, nil
 }
 
-// Dialed joins a dialed connection to Python's socket pair. Our end is named after
-// the peer, as that of an accepted one is.
-func (s *Conns) Dialed(id uint64, far Far, peer netip.AddrPort, ends Ends, end End) error {
-	end.raw.Control(func(fd uintptr) { bindName(int(fd), newNonce(), id, peer, ends) }) // nameless is fine
-	if !s.start(id, far, end.near) {
-		return fault.New(fault.Closed, "the node was closed while dialing %v", peer)
+// Refuse says why there will be no connection.
+func (e End) Refuse(err error) {
+	e.Write(answer(nil, err))
+	e.Close()
+}
+
+// Dialed is a connection that was made, and what Python is told of it.
+type Dialed struct {
+	Connection uint64         `json:"connection"`
+	Local      netip.AddrPort `json:"local"`
+	Remote     netip.AddrPort `json:"remote"`
+	Whole      bool           `json:"whole"` // shutting one direction down loses the other one
+
+	Far  Far  `json:"-"`
+	Ends Ends `json:"-"`
+}
+
+// Dial has op make a connection and joins it to Python's socket pair. The answer is the
+// first line that Python reads there, and the connection's bytes follow: a reply with a
+// descriptor of its own would cost as much as the connection. Python writes nothing before
+// it; until then, its going ends the operation's context.
+func (s *Conns) Dial(end End, op func(context.Context) (*Dialed, error)) {
+	ctx, cancel := context.WithCancel(context.Background())
+	dialed := make(chan *Conn, 1)
+	Go(func() {
+		defer cancel()
+		c, err := s.dial(ctx, end, op)
+		if err != nil {
+			end.Refuse(err)
+		} else {
+			Go(c.inward)
+		}
+		dialed <- c
+	})
+	Go(func() {
+		end.awaitWord()
+		if end.gone() {
+			cancel()
+		}
+		if c := <-dialed; c != nil {
+			s.run(c)
+		}
+	})
+}
+
+func (s *Conns) dial(ctx context.Context, end End, op func(context.Context) (*Dialed, error)) (*Conn, error) {
+	d, err := safely(ctx, op)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	c := s.add(d.Connection, d.Far, end.near)
+	if c == nil {
+		return nil, fault.New(fault.Closed, "the node was closed while dialing %v", d.Remote)
+	}
+	// Our end is named after the peer, as that of an accepted connection is; nameless is fine.
+	end.raw.Control(func(fd uintptr) { bindName(int(fd), newNonce(), d.Connection, d.Remote, d.Ends) })
+	end.Write(answer(d, nil))
+	return c, nil
 }
 
 // Ends says how a connection can end; where it is a word, its name ends with that.

@@ -98,6 +98,11 @@ func (n *near) Write(b []byte) (done int, err error) {
 	return done, errors.Join(waitErr, err)
 }
 
+// awaitWord returns when Python has sent something, or gone. Nothing is read.
+func (n *near) awaitWord() {
+	n.raw.Read(func(fd uintptr) bool { return pending(int(fd), unix.POLLIN) })
+}
+
 // awaitGone returns when Python has closed its end altogether. A half-close is not
 // that: the kernel reports a hang-up only when both directions are shut.
 func (n *near) awaitGone() {
@@ -120,10 +125,13 @@ func (n *near) Shutdown(how int) {
 
 func (n *near) Close() error { return n.file.Close() }
 
-func hungUp(fd int) bool {
-	p := []unix.PollFd{{Fd: int32(fd)}}
+func hungUp(fd int) bool { return pending(fd, 0) }
+
+// pending reports whether one of the events is there, or the hang-up that always is one.
+func pending(fd int, events int16) bool {
+	p := []unix.PollFd{{Fd: int32(fd), Events: events}}
 	_, err := retry(func() (int, error) { return unix.Poll(p, 0) })
-	return err != nil || p[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
+	return err != nil || p[0].Revents&(events|unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
 }
 
 // retry repeats a system call that a signal interrupted; the runtime's preemption

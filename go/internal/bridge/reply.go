@@ -17,34 +17,35 @@ func Reply(op func(context.Context) (any, error)) (int, error) {
 		return -1, fault.For(fault.Internal, err, "no socket pair for a reply")
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	Go(func() { // Python sends nothing here: all it can do is go
-		buf, _, err := end.chunk()
-		if err == nil {
-			buffers.Put(buf)
-		}
-		cancel()
-	})
 	Go(func() {
 		defer end.Close()
 		defer cancel()
-		document, err := safely(ctx, op)
-		doc := map[string]any{"ok": document}
-		if err != nil {
-			doc = map[string]any{"error": fault.Of(err)}
-		}
-		b, err := json.Marshal(doc)
-		if err != nil {
-			b, _ = json.Marshal(map[string]any{"error": fault.New(fault.Internal, "encoding a reply: %v", err)})
-		}
-		end.Write(b) // fails when Python has gone, and then nobody wants to know
+		end.Write(answer(safely(ctx, op))) // fails when Python has gone, and then nobody wants to know
+	})
+	Go(func() { // Python sends nothing here: all it can do is go
+		end.awaitWord()
+		cancel()
 	})
 	return fd, nil
 }
 
-func safely(ctx context.Context, op func(context.Context) (any, error)) (document any, err error) {
+// answer spells what came of an operation, as one line.
+func answer(document any, err error) []byte {
+	doc := map[string]any{"ok": document}
+	if err != nil {
+		doc = map[string]any{"error": fault.Of(err)}
+	}
+	b, err := json.Marshal(doc)
+	if err != nil {
+		b, _ = json.Marshal(map[string]any{"error": fault.New(fault.Internal, "encoding a reply: %v", err)})
+	}
+	return append(b, '\n')
+}
+
+func safely[T any](ctx context.Context, op func(context.Context) (T, error)) (document T, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			document, err = nil, Recovered(r)
+			err = Recovered(r)
 		}
 	}()
 	return op(ctx)
@@ -73,10 +74,7 @@ func NewStream(feed func(*Stream)) (int, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Stream{queue: make(chan []byte, streamQueue), ctx: ctx}
 	Go(func() {
-		buf, _, err := end.chunk()
-		if err == nil {
-			buffers.Put(buf)
-		}
+		end.awaitWord()
 		cancel()
 		end.Shutdown(unix.SHUT_RDWR) // wakes a writer that waits for room
 	})

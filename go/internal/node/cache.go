@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"net/netip"
 	"sync"
+
+	"tailnet/internal/bridge"
 )
 
 // cache holds what a server asks again for every connection: who has an address,
@@ -24,6 +26,7 @@ func (c *cache) empty() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.generation++
+	bridge.Memory.Changed()
 	c.people, c.names, c.routes = nil, nil, nil
 }
 

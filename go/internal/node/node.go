@@ -191,42 +191,28 @@ func (l *Listener) closeLocked() {
 	}
 }
 
-// Dialed is the reply of tailnet_dial.
-type Dialed struct {
-	Connection uint64         `json:"connection"`
-	Local      netip.AddrPort `json:"local"`
-	Remote     netip.AddrPort `json:"remote"`
-	Whole      bool           `json:"whole"` // shutting one direction down loses the other one
-	ends       bridge.Ends
+// Dial connects to an address; end becomes the connection.
+func (n *Node) Dial(address string, end bridge.End) {
+	n.conns.Dial(end, func(ctx context.Context) (*bridge.Dialed, error) { return n.dial(ctx, address) })
 }
 
-// Dial connects, and joins the connection to Python's socket pair. It takes
-// ownership of end.
-func (n *Node) Dial(ctx context.Context, address string, end bridge.End) (*Dialed, error) {
-	d, far, err := n.dial(ctx, address)
-	if err != nil {
-		end.Close()
-		return nil, err
-	}
-	return d, n.conns.Dialed(d.Connection, far, d.Remote, d.ends, end)
-}
-
-func (n *Node) dial(ctx context.Context, address string) (*Dialed, bridge.Far, error) {
+func (n *Node) dial(ctx context.Context, address string) (*bridge.Dialed, error) {
 	addr, err := ParseAddress(address)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if addr.Host == "" || addr.Port == 0 {
-		return nil, nil, fault.New(fault.Config, "cannot dial %q: want host:port, such as \"api:443\"", address)
+		return nil, fault.New(fault.Config, "cannot dial %q: want host:port, such as \"api:443\"", address)
 	}
 	ctx, done := n.within(ctx)
 	defer done()
 	far, local, remote, err := n.backend.dial(ctx, addr)
 	if err != nil {
-		return nil, nil, n.closedOr(err)
+		return nil, n.closedOr(err)
 	}
 	ends := n.backend.ends()
-	return &Dialed{bridge.NewID(), local, remote, ends == bridge.AsOne, ends}, far, nil
+	return &bridge.Dialed{Connection: bridge.NewID(), Local: local, Remote: remote, Whole: ends == bridge.AsOne,
+		Far: far, Ends: ends}, nil
 }
 
 // WhoIs says who has an address. With mayWait false it answers from the cache, or nil.

@@ -1,0 +1,81 @@
+/*
+ * The calls that programs make all the time, and that do not enter Go.
+ *
+ * A thread of C's that returns from Go keeps one of Go's processors, until the runtime's monitor
+ * finds it idle and takes it back: 20 us to 10 ms later (runtime/proc.go, retake). Where Go has one
+ * or two of them, everything that goes through the node waits for that.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "direct.h"
+#include "tailnet.h"
+
+struct tailnet_shared tailnet_shared;
+
+uint64_t tailnet_generation(void) { return __atomic_load_n(&tailnet_shared.generation, __ATOMIC_SEQ_CST); }
+
+int32_t tailnet_connection_end(uint64_t connection) {
+    uint64_t *latest = &tailnet_shared.resets[connection % TAILNET_RESETS];
+    return connection && __atomic_load_n(latest, __ATOMIC_SEQ_CST) == connection ? TAILNET_E_RESET : TAILNET_OK;
+}
+
+static int requests = -1; /* what is written to a pipe at once stays in one piece */
+static pid_t owner;       /* a request holds an address of this process */
+
+void tailnet_begin_direct(int pipe) {
+    requests = pipe;
+    owner = getpid();
+}
+
+static int pair(int ends[2]) {
+#ifdef SOCK_CLOEXEC
+    return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends);
+#else
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends)) return -1;
+    for (int i = 0; i < 2; i++) {
+        fcntl(ends[i], F_SETFD, FD_CLOEXEC);
+        fcntl(ends[i], F_SETFL, O_NONBLOCK);
+    }
+    return 0;
+#endif
+}
+
+static int32_t refuse(tailnet_answer *answer, int32_t code, const char *why) {
+    if (answer->buf && answer->cap > 0) {
+        char text[160];
+        int length = snprintf(text, sizeof text, "{\"code\":%d,\"message\":\"dial: %s\"}", code, why);
+        answer->len = length < answer->cap ? length : answer->cap;
+        memcpy(answer->buf, text, (size_t)answer->len);
+    }
+    return code;
+}
+
+int32_t tailnet_dial(tailnet_handle node, tailnet_str address, tailnet_answer *answer) {
+    if (!answer) return TAILNET_E_ARGUMENT;
+    answer->len = 0;
+    answer->fd = -1;
+    if (!address) return refuse(answer, TAILNET_E_ARGUMENT, "address is NULL");
+    if (getpid() != owner) return refuse(answer, TAILNET_E_ARGUMENT, "called after fork()");
+    int ends[2];
+    if (pair(ends)) return refuse(answer, TAILNET_E_RESOURCE, strerror(errno));
+    struct tailnet_request request = {.node = node, .address = strdup(address), .fd = ends[1]};
+    ssize_t written = -1;
+    if (request.address)
+        do written = write(requests, &request, sizeof request);
+        while (written < 0 && errno == EINTR);
+    if (written == sizeof request) {
+        answer->fd = ends[0];
+        return TAILNET_PENDING;
+    }
+    refuse(answer, TAILNET_E_RESOURCE, strerror(errno));
+    free(request.address);
+    close(ends[0]);
+    close(ends[1]);
+    return TAILNET_E_RESOURCE;
+}
