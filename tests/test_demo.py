@@ -9,7 +9,10 @@ import sys
 
 import pytest
 
-from tailnet.cli import main, version
+import tailnet
+from tailnet import _lib
+from tailnet.cli import main
+from tailnet.models import Versions
 
 
 def test_demo_names_the_caller_and_succeeds() -> None:
@@ -58,17 +61,20 @@ def test_version_names_all_three() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tailscale", "code", "says"),
-    [("v1", 0, "wheel matches\n"), ("v2", 1, "wheel differs, it has tailscale v2\n")],
+    ("tailscale", "matches", "says"),
+    [("v1", True, "wheel matches\n"), ("v2", False, "wheel differs, it has tailscale v2\n")],
 )
-def test_version_compares_with_the_wheel(
+def test_versions_are_compared_with_the_wheel(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tailscale: str,
-    code: int,
+    matches: bool,
     says: str,
 ) -> None:
-    """What the wheel's bill of materials lists is compared with what the library says."""
+    """What the wheel's bill of materials lists is compared with what the library says.
+
+    `tailnet.versions()` has both, and `tailnet version` prints it and ends with code 1.
+    """
     bill = {
         "metadata": {"component": {"version": "0.1"}},
         "components": [
@@ -77,8 +83,18 @@ def test_version_compares_with_the_wheel(
         ],
     }
     found = {"tailnet": "0.1", "tailscale": "v1", "go": "go1.26"}
-    monkeypatch.setattr(version, "versions", lambda: found)
+    monkeypatch.setattr(_lib, "versions", lambda: found)
     distribution = importlib.metadata.PathDistribution
     monkeypatch.setattr(distribution, "read_text", lambda *_: json.dumps(bill))
-    assert main(["version"]) == code
+    listed = {**found, "tailscale": tailscale}
+    assert tailnet.versions() == Versions(**found, wheel=listed)
+    assert tailnet.versions().matches_wheel is matches
+    assert main(["version"]) == int(not matches)
     assert capsys.readouterr().out.endswith(says)
+
+
+def test_what_was_built_here_matches_no_wheel() -> None:
+    """Without a bill of materials there is nothing to compare with, which is not a no."""
+    found = tailnet.versions()
+    assert found.tailnet == tailnet.__version__
+    assert (found.wheel, found.matches_wheel) == (None, None)

@@ -17,12 +17,12 @@ from __future__ import annotations
 import logging
 
 from . import models
-from ._lib import versions
 from ._listener import TailnetListener
 from ._socket import TailnetSocket
 from ._tailnet import Tailnet, TailnetHandle, Watch
 from ._tailnet_async import AsyncTailnet, AsyncTailnetHandle, AsyncWatch
 from ._version import __version__
+from ._versions import versions
 from .config import TailnetConfig
 from .errors import (
     TailnetApprovalRequired,

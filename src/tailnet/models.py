@@ -1,5 +1,7 @@
 """What a node tells: who has an address, its status, and the events of `watch()`.
 
+And what the library is made of, which needs no node: `Versions`.
+
 Rules of this file:
 
 - Models are frozen, hold what programs ask for, and keep the whole document in `raw`.
@@ -30,6 +32,7 @@ __all__ = [
     "StateChanged",
     "Status",
     "User",
+    "Versions",
     "WhoIs",
 ]
 
@@ -202,6 +205,33 @@ class EventsLost(_Model):
     """The reader was too slow: `count` events were dropped. A fresh snapshot follows."""
 
     count: int
+
+
+class Versions(_Model):
+    """What the loaded library is made of, and whether the wheel it came in says so.
+
+    Attributes:
+        tailnet: Ours.
+        tailscale: Of the Go module tailscale.com, such as "v1.102.5".
+        go: Of the Go that compiled it, such as "go1.26.6".
+        wheel: The same three as the wheel lists them; None without a list, because the library
+            was built on this machine.
+    """
+
+    tailnet: str
+    tailscale: str
+    go: str
+    wheel: Mapping[str, str] | None = None
+
+    @property
+    def matches_wheel(self) -> bool | None:
+        """Whether the loaded library is the wheel's; None where there is no wheel.
+
+        False means that files of two installations are mixed: install the package again.
+        """
+        if self.wheel is None:
+            return None
+        return all(getattr(self, name) == value for name, value in self.wheel.items())
 
 
 Event: TypeAlias = StateChanged | LoginURL | HealthChanged | PeersChanged | KeyExpiry | EventsLost

@@ -54,7 +54,8 @@ def test_importing_loads_no_go() -> None:
 
 def test_the_library_is_the_one_the_wheel_describes(capsys: pytest.CaptureFixture[str]) -> None:
     """Versions in metadata, bill of materials and library are the same."""
-    assert tailnet.versions()["tailnet"] == DISTRIBUTION.version
+    assert tailnet.versions().tailnet == DISTRIBUTION.version
+    assert tailnet.versions().matches_wheel is True
     assert main(["version"]) == 0
     assert capsys.readouterr().out.endswith("\nwheel matches\n")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -269,7 +270,10 @@ def answers(who: models.WhoIs, status: models.Status) -> None:
     assert_type(status.peers[0].rx_bytes, int)
     assert_type(status.state, str)
     assert_type(status.health, tuple[str, ...])
-    assert_type(tailnet.versions(), dict[str, str])
+    assert_type(tailnet.versions(), models.Versions)
+    assert_type(tailnet.versions().tailscale, str)
+    assert_type(tailnet.versions().wheel, Mapping[str, str] | None)
+    assert_type(tailnet.versions().matches_wheel, bool | None)
     assert_type(tailnet.__version__, str)
 
 
