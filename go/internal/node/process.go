@@ -57,6 +57,13 @@ func (p Process) fix() error {
 	for name, value := range p.Env {
 		inGoOnly(name, func() { envknob.Setenv(name, value) })
 	}
+	// Every node asks for the directory of tailscaled's logs, and then writes none, for this build
+	// has no socket statistics. Asking makes one: /var/lib/tailscale, ~/.local/share/tailscale, or
+	// where there is no home a tailscaled-log-* in /tmp that nobody removes. One that is there
+	// already is taken as it is.
+	if p.Env["TS_LOGS_DIR"] == "" {
+		inGoOnly("TS_LOGS_DIR", func() { envknob.Setenv("TS_LOGS_DIR", "/") })
+	}
 	if !p.LogUpload {
 		inGoOnly("TS_NO_LOGS_NO_SUPPORT", envknob.SetNoLogsNoSupport)
 	}
