@@ -80,6 +80,9 @@ class _Library:
         with self._lock:
             if self.native is None:
                 self._owner = os.getpid()  # from the import on there is no way back
+                # What _native's C code imports, for PyInstaller, which reads Python only.
+                import _cffi_backend  # noqa: F401 # pyright: ignore[reportUnusedImport]
+
                 from . import _native
 
                 self._check_version(_native)
