@@ -40,6 +40,9 @@ class Meaning(NamedTuple):
 
 def _table() -> dict[str, Meaning]:
     table = {
+        "import_pydantic_ms": Meaning("import of pydantic, with one model", "ms"),
+        "import_ms": Meaning("import of tailnet", "ms"),
+        "load_ms": Meaning("loading the library, in the first up()", "ms"),
         "start_ms": Meaning("start to Running, dialing end", "ms"),
         "dial_ms": Meaning("first dial", "ms"),
         "byte_ms": Meaning("first dial to first byte", "ms"),

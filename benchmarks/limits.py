@@ -54,6 +54,8 @@ LIMITS = [
     Limit("connect_1", 0.75, aim=0.85),
     Limit("connect_8", 0.6, aim=0.75),
     Limit("connect_8", 1.0, contender="asyncio", against="sync"),
+    Limit("import_ms", 60, "difference", against="sync", other="import_pydantic_ms"),
+    Limit("load_ms", 60, "value"),
     Limit("start_ms", 60, "difference"),
     *(Limit(f"rss_idle_{end}", 25, "difference") for end in ENDS),
     *(Limit(f"held_many_threads_{end}", 40, "value") for end in ENDS),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from . import machine
+from . import imports, machine
 from .contenders import Pair
 from .figures import HTTP, PEERS, ROUND_TRIP_SIZES, SETTLE, WORKERS, Figure
 from .machine import Usage
@@ -53,6 +53,13 @@ def start(pair: Pair, scale: float) -> Iterator[Figure]:
     way = pair.client.do("path")["direct"]
     if way not in ("loopback", "unknown"):
         yield Figure("direct", float(bool(way)))
+
+
+def importing(pair: Pair, scale: float) -> Iterator[Figure]:
+    """Import and load in fresh processes. Once a round: it is the same for all that are ours."""
+    if pair.contender.name == "sync":
+        for name, value in imports.measure(max(int(7 * scale), 1)).items():
+            yield Figure(name, value)
 
 
 def _stream(
@@ -213,6 +220,7 @@ Phase = Callable[[Pair, float], Iterator[Figure]]
 
 # In this order; `start` and `close` frame every run.
 PHASES: dict[str, Phase] = {
+    "imports": importing,
     "held": held,
     "held_many": held_many,
     "stream": stream,
@@ -226,7 +234,7 @@ PHASES: dict[str, Phase] = {
     "settle": settle,
     "peers": peers,
 }
-SHORT = ["held", "stream", "streams", "round_trip", "connect", "http", "whois", "memory"]
+SHORT = ["imports", "held", "stream", "streams", "round_trip", "connect", "http", "whois", "memory"]
 
 
 def run(pair: Pair, phases: list[str], scale: float) -> Iterator[Figure]:

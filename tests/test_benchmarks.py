@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import limits, report, svg
+from benchmarks import imports, limits, report, svg
 from benchmarks.contenders import CONTENDERS, DEFAULT
 from benchmarks.figures import FIGURES
 from benchmarks.limits import LIMITS, Limit, judge
@@ -69,6 +69,15 @@ def test_memory_that_stays_is_compared_with_the_same_node_when_idle() -> None:
     limit = next(each for each in LIMITS if each.figure == "rss_settled_client")
     made = results(("rss_settled_client", "sync", [100]), ("rss_idle_client", "sync", [50]))
     assert judge(limit, made).measured == Spread(50, 50, 50, 1)
+
+
+def test_our_import_is_compared_with_pydantics_own() -> None:
+    """What counts is how much longer it takes than pydantic, in the same round."""
+    limit = next(each for each in LIMITS if each.figure == "import_ms")
+    made = results(("import_ms", "sync", [130, 200]), ("import_pydantic_ms", "sync", [100, 120]))
+    assert judge(limit, made).measured == Spread(55, 30, 80, 2)
+    assert judge(limit, made).holds is True
+    assert set(imports.PROGRAMS) <= set(FIGURES)
 
 
 def test_verdicts_say_how_sure_they_are() -> None:

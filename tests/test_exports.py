@@ -176,6 +176,18 @@ def test_import_starts_nothing() -> None:
     assert usable is False
 
 
+def test_import_takes_only_what_every_program_needs() -> None:
+    """A program with threads does not pay for asyncio and its TLS, and nobody for cffi.
+
+    benchmarks/imports.py has the time that this is about.
+    """
+    code = "import sys, tailnet; print(*sorted({'asyncio', 'cffi', 'ssl'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "\n"
+
+
 # --- who may do what ---
 
 

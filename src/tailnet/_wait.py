@@ -19,7 +19,6 @@ generators are in _ops.py and _node.py.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import math
 import select
@@ -122,6 +121,8 @@ def _poll(want: Wait) -> bool:
 
 
 async def _watch(want: Wait) -> bool:
+    import asyncio  # its loop runs, so it is there; importing it above costs others a third more
+
     loop = asyncio.get_running_loop()
     served: asyncio.Future[bool] = loop.create_future()
 
