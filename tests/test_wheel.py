@@ -209,7 +209,7 @@ def test_a_clean_environment_is_clean(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("name", "machine"),
     [
-        ("tailnet-1-cp310-abi3-manylinux2014_aarch64.manylinux_2_17_aarch64.whl", "aarch64"),
+        ("tailnet-1-cp310-abi3-manylinux_2_17_aarch64.whl", "aarch64"),
         ("tailnet-1-cp310-abi3-manylinux_2_17_x86_64.whl", "x86_64"),
         ("tailnet-1-cp310-abi3-macosx_12_0_arm64.whl", "arm64"),
     ],

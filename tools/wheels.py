@@ -9,7 +9,7 @@ Rules of this file:
 - What tools/wheels.txt installs is imported late: the tests of these scripts do without.
 
     python tools/wheels.py build [x86_64] [aarch64]    into dist/; what debuggers need, dist-debug/
-    python tools/wheels.py finish WHEEL DIRECTORY      add the bill of materials, repair the tags
+    python tools/wheels.py finish WHEEL DIRECTORY      add the bill of materials, set the platform
     python tools/wheels.py judge WHEEL...
 
 Read next: bom.py, what is added; check_wheel.py, which installs the result.
@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import shlex
 import shutil
@@ -150,10 +149,8 @@ def finish(wheel: Path, into: Path) -> Path:
         repaired = directory / "repaired"
         repaired.mkdir()
         if sys.platform == "linux":
-            machine = packed.stem.split("linux_")[1]
-            # For another processor auditwheel takes no name, and finds the lowest: the same.
-            tag = f"{PLATFORM}_{machine}" if machine == platform.machine() else "auto"
-            audit = [sys.executable, "-m", "auditwheel", "repair", "--only-plat", "--plat", tag]
+            # It has its name already: auditwheel would add the platform's old one, manylinux2014.
+            audit = [sys.executable, "-m", "auditwheel", "repair", "--no-update-tags"]
             run(*audit, "-z", 9, "-w", repaired, packed)
         else:
             run("delocate-wheel", "-w", repaired, packed)
@@ -163,13 +160,15 @@ def finish(wheel: Path, into: Path) -> Path:
 
 
 def describe(tree: Path) -> None:
-    """Write into an unpacked wheel what it carries and under which licences."""
+    """Write into an unpacked wheel what it carries, under which licences, and what it runs on."""
     (info,) = tree.glob("*.dist-info")
     found = bom.modules(tree / "tailnet" / build_go.LIBRARY)
     (info / "sboms").mkdir()
     bill = json.dumps(bom.bill(found), indent=1)
     (info / "sboms" / "tailnet.cdx.json").write_text(bill, "utf-8")
     (info / "licenses" / "THIRD_PARTY_LICENSES").write_text(bom.notices(found), "utf-8")
+    tags = info / "WHEEL"  # `wheel pack` names the file by them
+    tags.write_text(tags.read_text("utf-8").replace("-linux_", f"-{PLATFORM}_"), "utf-8")
     metadata = info / "METADATA"
     text = metadata.read_text("utf-8")
     ours = "License-File: LICENSE\n"
@@ -204,7 +203,7 @@ def judge(wheel: Path) -> None:
         error = JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill.read_text("utf-8"))
         wrong += [f"{bill.name} is not CycloneDX: {error}"] if error else []
         if "linux" in wheel.stem:
-            wrong += [] if PLATFORM in wheel.stem else [f"it is not for {PLATFORM}"]
+            wrong += _judge_platform(wheel)
             for library in sorted(directory.glob("tailnet/*.so")):
                 wrong += _judge_elf(library)
     if "-abi3-" in wheel.stem:
@@ -214,6 +213,16 @@ def judge(wheel: Path) -> None:
             wrong.append(f"abi3audit {error}")
     if wrong:
         raise SystemExit("\n".join(f"{wheel.name}: {each}" for each in wrong))
+
+
+def _judge_platform(wheel: Path) -> Iterator[str]:
+    if not re.fullmatch(rf"[^-]+-[^-]+-[^-]+-[^-]+-{PLATFORM}_\w+", wheel.stem):
+        yield f"its name has another platform than {PLATFORM}"
+    show = [sys.executable, "-m", "auditwheel", "show", str(wheel)]
+    said = " ".join(subprocess.check_output(show, text=True).split())
+    found = re.search(r'following platform tag: "manylinux_(\d+)_(\d+)_', said)
+    if not found or (int(found[1]), int(found[2])) > GLIBC:
+        yield f"auditwheel does not find it fit for {PLATFORM}: {said}"
 
 
 def _judge_elf(path: Path) -> Iterator[str]:
