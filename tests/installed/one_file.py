@@ -23,6 +23,9 @@ EXAMPLE = Path(os.environ["ONE_FILE_EXAMPLE"])
 _LIBRARIES = {"c": 6, "dl": 2, "m": 6, "pthread": 0, "resolv": 2, "rt": 1, "util": 1}
 GLIBC = [f"lib{name}.so.{number}" for name, number in _LIBRARIES.items()]
 
+# A job in the background is started with SIGINT ignored, and would leave that to the services.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 AS_ROOT = ["unshare", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]), "--mount"]
 
 
@@ -52,7 +55,10 @@ def greeted(command: Sequence[str | Path], env: dict[str, str]) -> bytes:
                     said = conn.recv(100)
             finally:
                 service.send_signal(signal.SIGINT)
-                code = service.wait(30)
+                try:
+                    code = service.wait(30)
+                finally:
+                    service.kill()
     assert code == 0
     return said
 
