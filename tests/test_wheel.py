@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import tomli
+from setuptools.command.egg_info import FileList
 
 import build_go
 import build_patches
@@ -100,6 +102,27 @@ def test_the_library_is_asked() -> None:
     )
     assert versions["std"] == build_go.dotted(build_go.find_go().version)
     assert all(bom.licence(module) for module in found)
+
+
+def test_an_sdist_carries_every_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MANIFEST.in names what is in git; check-manifest finds that out only at a release."""
+    git = ["git", "ls-files"]
+    done = subprocess.run(git, cwd=build_go.ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("needs a clone")
+    monkeypatch.chdir(build_go.ROOT)
+    carried = FileList()
+    for line in Path("MANIFEST.in").read_text("utf-8").splitlines():
+        if line and not line.startswith("#"):
+            carried.process_template_line(line)
+    by_itself = {"MANIFEST.in", "pyproject.toml", "setup.py"}  # setuptools takes these
+    ignored = PROJECT["tool"]["check-manifest"]["ignore"]
+    assert [
+        name
+        for name in done.stdout.splitlines()
+        if name not in {*carried.files, *by_itself}
+        and not any(fnmatch.fnmatch(name, pattern) for pattern in ignored)
+    ] == []
 
 
 # --- how it is built ---
