@@ -27,7 +27,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
-from typing import Mapping, NamedTuple, Sequence  # noqa: UP035 - see the rules
+from typing import Collection, Mapping, NamedTuple, Sequence  # noqa: UP035 - see the rules
 
 import build_patches
 
@@ -53,11 +53,17 @@ OMIT = """
     sdnotify serviceclientprefs ssh synology syslog syspolicy systray tap tpm tundevstats
     unixsocketidentity wakeonlan webbrowser webclient
 """.split()  # noqa: SIM905 - one name a line would be a page
-TAGS = ",".join("ts_omit_" + name for name in OMIT)
+
 
 # Shared by the library and by every program and check, so that they share Go's build cache: another
 # build mode, tag or path setting compiles Tailscale once more, which takes minutes.
-FLAGS = ["-buildvcs=false", "-trimpath", "-tags=" + TAGS]
+def flags(keep: Collection[str] = ()) -> list[str]:
+    """Return the flags of every build; `keep` names what of OMIT a program needs all the same."""
+    tags = ",".join("ts_omit_" + name for name in OMIT if name not in keep)
+    return ["-buildvcs=false", "-trimpath", "-tags=" + tags]
+
+
+FLAGS = flags()
 
 
 class CannotBuild(SystemExit):
@@ -267,9 +273,10 @@ def library_command(go: str, output: Path, *, symbols: bool = False) -> list[str
     ]
 
 
-def program_command(go: str, package: str, output: Path) -> list[str]:
+def program_command(go: str, package: str, output: Path, keep: Collection[str] = ()) -> list[str]:
     """Return the command that builds a Go program; pie code is what the library's cache holds."""
-    return [go, "build", "-buildmode=pie", *FLAGS, "-ldflags=-s -w", "-o", str(output), package]
+    how = ["-buildmode=pie", *flags(keep), "-ldflags=-s -w"]
+    return [go, "build", *how, "-o", str(output), package]
 
 
 def build_library(directory: Path = PACKAGE_DIR) -> Path:
@@ -288,15 +295,17 @@ def build_library(directory: Path = PACKAGE_DIR) -> Path:
     return output
 
 
-def build_program(package: str, output: Path) -> Path:
+def build_program(package: str, output: Path, keep: Collection[str] = ()) -> Path:
     """Build the Go program `package` ("./cmd/x", as seen from go/) and return its path.
+
+    `keep` names what of OMIT it needs all the same.
 
     Raises:
         CannotBuild: as build_library.
     """
     go = find_go()
     output = output.resolve()
-    run_go(go, program_command(go.path, package, output), f"build {package}")
+    run_go(go, program_command(go.path, package, output, keep), f"build {package}")
     return output
 
 

@@ -14,7 +14,9 @@ import pytest
 
 from tailnet import TailnetHandle, _lib
 from tailnet.testing import Testnet
+from tests import sidecar
 from tests.backends import Embedded
+from tests.daemon import Daemon
 from tests.faces import Async, AsyncNode, Face, Sync, SyncNode
 from tests.waiting import WAIT, eventually
 
@@ -81,6 +83,29 @@ def client(net: Testnet, server: TailnetHandle) -> Iterator[TailnetHandle]:
     with net.tailnet("client") as tn:
         acquaint(tn, server)
         yield tn
+
+
+@pytest.fixture(scope="module")
+def daemon(net: Testnet) -> Iterator[Daemon]:
+    """A tailscaled of its own, on the module's tailnet."""
+    with Daemon(net) as each:
+        each.up("daemon")
+        yield each
+
+
+@pytest.fixture(scope="module")
+def peer(net: Testnet, daemon: Daemon) -> Iterator[TailnetHandle]:
+    """Somebody else of the tailnet."""
+    with net.tailnet("peer") as each:
+        sidecar.knows(daemon, each)
+        yield each
+
+
+@pytest.fixture(scope="module")
+def node(daemon: Daemon) -> Iterator[TailnetHandle]:
+    """A node of the daemon."""
+    with sidecar.beside(daemon) as each:
+        yield each
 
 
 def acquaint(*nodes: TailnetHandle) -> None:

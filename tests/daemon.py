@@ -25,7 +25,6 @@ import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
-from unittest import mock
 
 from typing_extensions import Self
 
@@ -46,12 +45,10 @@ def binaries() -> tuple[str, str]:
     """Build tailscaled and tailscale, if need be; return their paths."""
     programs = build_go.ROOT / "build" / "programs"
     programs.mkdir(parents=True, exist_ok=True)
-    tags = ",".join("ts_omit_" + name for name in build_go.OMIT if name not in KEEP)
-    flags = [*build_go.FLAGS[:-1], "-tags=" + tags]
-    with (programs / ".lock").open("w") as lock, mock.patch.object(build_go, "FLAGS", flags):
+    with (programs / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for name in ("tailscaled", "tailscale"):
-            build_go.build_program("tailscale.com/cmd/" + name, programs / name)
+            build_go.build_program("tailscale.com/cmd/" + name, programs / name, KEEP)
     return str(programs / "tailscaled"), str(programs / "tailscale")
 
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,14 +19,6 @@ from tests.daemon import run as run_program
 
 RUNNING = 6  # ipn.State
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-
-
-@pytest.fixture(scope="module")
-def daemon(net: Testnet) -> Iterator[Daemon]:
-    """A daemon on the module's tailnet."""
-    with Daemon(net) as each:
-        each.up("daemon")
-        yield each
 
 
 def know(node: TailnetHandle, ip: str) -> None:

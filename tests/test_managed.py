@@ -1,17 +1,14 @@
-"""A tailscaled that the library runs as its child: how it starts, what it is, how it ends."""
+"""A tailscaled that the library runs as its child: how it starts, and what it is."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import re
-import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,79 +17,28 @@ import pytest
 
 import tailnet as tailnets
 from tailnet import RetryPolicy, TailnetHandle, TailnetNotRunning
-from tailnet.models import StateChanged
 from tailnet.testing import Testnet
-from tests.conftest import eventually, nothing_left
+from tests.conftest import eventually
 from tests.daemon import binaries
 from tests.faces import Face
-from tests.test_processes import start
-
-DIRECTORIES: set[Path] = set()  # of sockets that were there
-HOW: dict[str, Any] = {"backend": "tailscaled", "tailscaled_managed": True}
-JOIN = "tn = Tailnet(TailnetConfig.from_env(**{'hostname': 'program', **eval(os.environ['HOW'])}))"
-
-
-def read(pid: int, what: str) -> str:
-    """Read a file of /proc; that of who has gone is empty."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/{what}").read_text()
-    return ""
-
-
-def daemons(parent: int | None = None, *, others: bool = False) -> set[int]:
-    """Return which children of a process are tailscaled; with the others, and zombies too."""
-    pids = {int(path.name) for path in Path("/proc").glob("[0-9]*")}
-    ours = {
-        n
-        for n in pids
-        if read(n, "stat").rpartition(")")[2].split()[1:2] == [str(parent or os.getpid())]
-    }
-    if others:
-        return ours
-    found = {n for n in ours if read(n, "cmdline").startswith(binaries()[0] + "\0")}
-    DIRECTORIES.update(map(directory, found))
-    return found
-
-
-def directory(pid: int) -> Path:
-    """Return where a daemon's socket is."""
-    return Path(re.findall(r"--socket=([^\0]+)", read(pid, "cmdline"))[0]).parent
+from tests.managed import (
+    HOW,
+    JOIN,
+    daemons,
+    directory,
+    managed,
+    no_child_left,
+    program,
+    read,
+    script,
+)
 
 
 @pytest.fixture(autouse=True)
 def _leaves_nothing(net: Testnet) -> Iterator[None]:
     del net  # it comes first, and stays
-    before = daemons(others=True)
-    with nothing_left():
+    with no_child_left():
         yield
-        eventually("no process is left", lambda: daemons(others=True) <= before)
-    assert not [path for path in DIRECTORIES if path.exists()]
-
-
-@contextlib.contextmanager
-def managed(face: Any, net: Testnet, name: str, **fields: Any) -> Iterator[Any]:
-    """Yield a Tailnet that has not joined, and close it."""
-    fields = {**HOW, "tailscaled_path": binaries()[0], **fields}
-    tailnet: Any = face.tailnet(net.config(name, **fields))
-    try:
-        yield tailnet
-        daemons()
-    finally:
-        face.leave(tailnet)
-
-
-def script(path: Path, *lines: str, mode: int = 0o755) -> Path:
-    """Write a program that takes tailscaled's place."""
-    path.write_text("\n".join(lines))
-    path.chmod(mode)
-    return path
-
-
-def program(net: Testnet, *lines: str, how: str = "", **env: str) -> subprocess.Popen[str]:
-    """Start one that makes a Tailnet `tn`, which has not joined."""
-    fields = str({**HOW, **({} if how else {"tailscaled_path": binaries()[0]})})
-    quiet = "__import__('warnings').simplefilter('ignore', DeprecationWarning)"  # of fork
-    return start(net, "\n".join([quiet, JOIN, *lines]), HOW=how or fields, **env)
 
 
 # --- finding it, and joining ---
@@ -289,125 +235,3 @@ def test_two_at_a_time(face: Face, net: Testnet) -> None:
             assert len({directory(n) for n in daemons() | daemons(other.pid)}) == 3
             other.communicate(timeout=30)
         assert len(names) == 3
-
-
-# --- how it ends ---
-
-ENDS: dict[str, Callable[[Any], None]] = {
-    "by itself": lambda running: running.stdin.close(),
-    "Ctrl-C": lambda running: os.killpg(running.pid, signal.SIGINT),
-    "SIGTERM": lambda running: running.terminate(),
-    "kill -9": lambda running: os.killpg(running.pid, signal.SIGKILL),
-}
-STAY = ["print(pid, flush=True)", "sys.stdin.read()"]
-FORK = ["if not (pid := os.fork()): os.setpgid(0, 0), time.sleep(60)", *STAY]
-
-
-@pytest.mark.parametrize("code", [["pid = 0", *STAY], FORK], ids=["", "forked"])
-@pytest.mark.parametrize("end", ENDS)
-def test_it_ends_with_the_program(net: Testnet, end: str, code: list[str]) -> None:
-    """However a program ends, its child does, though a forked one of the program lives on."""
-    (where := Path("/tmp", f"tm-{os.getpid()}")).mkdir()  # short
-    with program(net, "os.setpgid(0, 0)", "tn.up()", *code, TMPDIR=str(where)) as running:
-        assert running.stdout
-        forked = int(running.stdout.readline())
-        (daemon,) = daemons(running.pid)
-        ENDS[end](running)
-        eventually("the child has ended", lambda: not read(daemon, "cmdline"), 4)
-        if forked:
-            assert read(forked, "cmdline"), "it lives"
-            os.kill(forked, signal.SIGKILL)
-        running.wait(10)
-    if end in ("SIGTERM", "kill -9"):  # the next program removes what is left, if it is not young
-        for path in where.iterdir():
-            os.utime(path, (0, 0))
-        with program(net, "tn.up().close()", TMPDIR=str(where)) as running:
-            running.communicate(timeout=30)
-    left = [*where.iterdir()]
-    shutil.rmtree(where)
-    assert not left
-
-
-def received(listener: Any) -> str:
-    """Return the digest of what one connection brings."""
-    seen, (conn, _) = hashlib.sha256(), listener.accept()
-    with conn:
-        while data := conn.recv(1 << 20):
-            seen.update(data)
-    return seen.hexdigest()
-
-
-@pytest.mark.parametrize("end", ["by itself", "Ctrl-C"])
-def test_what_a_program_wrote(net: Testnet, client: TailnetHandle, end: str) -> None:
-    """What it wrote before it ended, or was interrupted, arrives."""
-    lines = ["os.setpgid(0, 0)", f"pid = tn.up().dial('{client.ip}:80', timeout=20)"]
-    with client.listen(":80") as listener, ThreadPoolExecutor(1) as pool:
-        receiving = pool.submit(received, listener)
-        with program(net, *lines, "pid.sendall(bytes(4 << 20))", *STAY) as running:
-            assert running.stdout
-            running.stdout.readline()
-            ENDS[end](running)
-            assert receiving.result(30) == hashlib.sha256(bytes(4 << 20)).hexdigest()
-
-
-def test_8_mib_10_times_of_10(face: Face, net: Testnet, client: TailnetHandle) -> None:
-    """Dial, send 8 MiB, close, leave: the peer has every byte, and leaving takes no 3 s."""
-    data = hashlib.shake_128(b"8 MiB").digest(8 << 20)
-    with client.listen(":87") as listener, ThreadPoolExecutor(1) as pool:
-        for _ in range(10):
-            receiving = pool.submit(received, listener)
-            with managed(face, net, f"sender-{face.name}") as tailnet:
-                conn = face.up(tailnet).dial(f"{client.ip}:87")
-                conn.send(data)
-                conn.close()
-                started = time.monotonic()
-                face.leave(tailnet)
-                assert time.monotonic() - started < 4
-            assert receiving.result(30) == hashlib.sha256(data).hexdigest()
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_it_dies(face: Any, net: Testnet, how: signal.Signals) -> None:
-    """watch() and calls say so, accept is woken, close() is quick, a new one works."""
-    with managed(face, net, f"mortal-{face.name}") as tailnet, contextlib.ExitStack() as closing:
-        node = face.up(tailnet)
-        listener = closing.enter_context(contextlib.closing(node.listen(":80")))
-        watch = node.handle.watch()
-        closing.callback(watch.close)
-
-        def said(state: str) -> bool:
-            event = next(watch) if face.name == "sync" else face.run(anext(watch))
-            return isinstance(event, StateChanged) and event.state == state
-
-        eventually("it runs", lambda: said("Running"))
-        os.kill(daemons().pop(), how)
-        eventually("it does not", lambda: said("NoState"), 1)
-        for call in (node.status, lambda: node.dial("x:1"), lambda: node.listen(":81")):
-            started = time.monotonic()
-            with pytest.raises(TailnetNotRunning, match=r"ended.*(killed|without an error)") as e:
-                call()
-            assert time.monotonic() - started < 1
-        started = time.monotonic()
-        face.leave(tailnet)
-        assert time.monotonic() - started < 1
-        with pytest.raises(OSError, match="closed"):
-            listener.accept(1)
-    assert "new Tailnet" in str(e.value)  # because up() of this one does nothing more
-    with managed(face, net, f"mortal-{face.name}") as tailnet:
-        face.up(tailnet)
-
-
-REAPERS = {
-    "ignored": "signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
-    "reaped": "threading.Thread(target=os.waitpid, args=[-1, 0], daemon=True).start()",
-}
-
-
-@pytest.mark.parametrize("reaper", REAPERS)
-def test_a_program_that_reaps_all(net: Testnet, reaper: str) -> None:
-    """The node works until it is closed, and is not said to have ended before it has."""
-    lines = ["tn.up()", REAPERS[reaper], "print(tn.up().status().state)"]
-    lines += ["now = time.monotonic()", "tn.close()", "print(time.monotonic() - now < 3)"]
-    with program(net, *lines) as running:
-        out = running.communicate(timeout=30)[0]
-    assert out == "Running\nTrue\n"

@@ -6,11 +6,10 @@ import contextlib
 import errno
 import functools
 import json
-import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,35 +20,7 @@ from tailnet.testing import Testnet
 from tests.conftest import WAIT, eventually, nothing_left
 from tests.daemon import NAMESPACE, NOBODY, Daemon, as_user, in_namespace
 from tests.daemon import run as run_program
-from tests.test_sidecar import beside, greet, knows, program, said, served
-
-root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-
-PORT = iter(range(3000, 9000))
-
-
-@pytest.fixture(scope="module")
-def daemon(net: Testnet) -> Iterator[Daemon]:
-    """A daemon on the module's tailnet."""
-    with Daemon(net) as each:
-        each.up("daemon")
-        yield each
-
-
-@pytest.fixture(scope="module")
-def peer(net: Testnet, daemon: Daemon) -> Iterator[TailnetHandle]:
-    """Somebody else of the tailnet."""
-    with net.tailnet("peer") as each:
-        knows(daemon, each)
-        yield each
-
-
-@pytest.fixture(scope="module")
-def node(daemon: Daemon) -> Iterator[TailnetHandle]:
-    """A node of the daemon."""
-    with beside(daemon) as each:
-        yield each
-
+from tests.sidecar import PORT, beside, greet, knows, program, root, said, served
 
 # --- who is believed ---
 

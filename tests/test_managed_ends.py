@@ -1,0 +1,150 @@
+"""A tailscaled that the library runs as its child: how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailnet import TailnetHandle, TailnetNotRunning
+from tailnet.models import StateChanged
+from tailnet.testing import Testnet
+from tests.conftest import eventually
+from tests.faces import Face
+from tests.managed import daemons, managed, no_child_left, program, read
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing(net: Testnet) -> Iterator[None]:
+    del net  # it comes first, and stays
+    with no_child_left():
+        yield
+
+
+ENDS: dict[str, Callable[[Any], None]] = {
+    "by itself": lambda running: running.stdin.close(),
+    "Ctrl-C": lambda running: os.killpg(running.pid, signal.SIGINT),
+    "SIGTERM": lambda running: running.terminate(),
+    "kill -9": lambda running: os.killpg(running.pid, signal.SIGKILL),
+}
+STAY = ["print(pid, flush=True)", "sys.stdin.read()"]
+FORK = ["if not (pid := os.fork()): os.setpgid(0, 0), time.sleep(60)", *STAY]
+
+
+@pytest.mark.parametrize("code", [["pid = 0", *STAY], FORK], ids=["", "forked"])
+@pytest.mark.parametrize("end", ENDS)
+def test_it_ends_with_the_program(net: Testnet, end: str, code: list[str]) -> None:
+    """However a program ends, its child does, though a forked one of the program lives on."""
+    (where := Path("/tmp", f"tm-{os.getpid()}")).mkdir()  # short
+    with program(net, "os.setpgid(0, 0)", "tn.up()", *code, TMPDIR=str(where)) as running:
+        assert running.stdout
+        forked = int(running.stdout.readline())
+        (daemon,) = daemons(running.pid)
+        ENDS[end](running)
+        eventually("the child has ended", lambda: not read(daemon, "cmdline"), 4)
+        if forked:
+            assert read(forked, "cmdline"), "it lives"
+            os.kill(forked, signal.SIGKILL)
+        running.wait(10)
+    if end in ("SIGTERM", "kill -9"):  # the next program removes what is left, if it is not young
+        for path in where.iterdir():
+            os.utime(path, (0, 0))
+        with program(net, "tn.up().close()", TMPDIR=str(where)) as running:
+            running.communicate(timeout=30)
+    left = [*where.iterdir()]
+    shutil.rmtree(where)
+    assert not left
+
+
+def received(listener: Any) -> str:
+    """Return the digest of what one connection brings."""
+    seen, (conn, _) = hashlib.sha256(), listener.accept()
+    with conn:
+        while data := conn.recv(1 << 20):
+            seen.update(data)
+    return seen.hexdigest()
+
+
+@pytest.mark.parametrize("end", ["by itself", "Ctrl-C"])
+def test_what_a_program_wrote(net: Testnet, client: TailnetHandle, end: str) -> None:
+    """What it wrote before it ended, or was interrupted, arrives."""
+    lines = ["os.setpgid(0, 0)", f"pid = tn.up().dial('{client.ip}:80', timeout=20)"]
+    with client.listen(":80") as listener, ThreadPoolExecutor(1) as pool:
+        receiving = pool.submit(received, listener)
+        with program(net, *lines, "pid.sendall(bytes(4 << 20))", *STAY) as running:
+            assert running.stdout
+            running.stdout.readline()
+            ENDS[end](running)
+            assert receiving.result(30) == hashlib.sha256(bytes(4 << 20)).hexdigest()
+
+
+def test_8_mib_10_times_of_10(face: Face, net: Testnet, client: TailnetHandle) -> None:
+    """Dial, send 8 MiB, close, leave: the peer has every byte, and leaving takes no 3 s."""
+    data = hashlib.shake_128(b"8 MiB").digest(8 << 20)
+    with client.listen(":87") as listener, ThreadPoolExecutor(1) as pool:
+        for _ in range(10):
+            receiving = pool.submit(received, listener)
+            with managed(face, net, f"sender-{face.name}") as tailnet:
+                conn = face.up(tailnet).dial(f"{client.ip}:87")
+                conn.send(data)
+                conn.close()
+                started = time.monotonic()
+                face.leave(tailnet)
+                assert time.monotonic() - started < 4
+            assert receiving.result(30) == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_it_dies(face: Any, net: Testnet, how: signal.Signals) -> None:
+    """watch() and calls say so, accept is woken, close() is quick, a new one works."""
+    with managed(face, net, f"mortal-{face.name}") as tailnet, contextlib.ExitStack() as closing:
+        node = face.up(tailnet)
+        listener = closing.enter_context(contextlib.closing(node.listen(":80")))
+        watch = node.handle.watch()
+        closing.callback(watch.close)
+
+        def said(state: str) -> bool:
+            event = next(watch) if face.name == "sync" else face.run(anext(watch))
+            return isinstance(event, StateChanged) and event.state == state
+
+        eventually("it runs", lambda: said("Running"))
+        os.kill(daemons().pop(), how)
+        eventually("it does not", lambda: said("NoState"), 1)
+        for call in (node.status, lambda: node.dial("x:1"), lambda: node.listen(":81")):
+            started = time.monotonic()
+            with pytest.raises(TailnetNotRunning, match=r"ended.*(killed|without an error)") as e:
+                call()
+            assert time.monotonic() - started < 1
+        started = time.monotonic()
+        face.leave(tailnet)
+        assert time.monotonic() - started < 1
+        with pytest.raises(OSError, match="closed"):
+            listener.accept(1)
+    assert "new Tailnet" in str(e.value)  # because up() of this one does nothing more
+    with managed(face, net, f"mortal-{face.name}") as tailnet:
+        face.up(tailnet)
+
+
+REAPERS = {
+    "ignored": "signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
+    "reaped": "threading.Thread(target=os.waitpid, args=[-1, 0], daemon=True).start()",
+}
+
+
+@pytest.mark.parametrize("reaper", REAPERS)
+def test_a_program_that_reaps_all(net: Testnet, reaper: str) -> None:
+    """The node works until it is closed, and is not said to have ended before it has."""
+    lines = ["tn.up()", REAPERS[reaper], "print(tn.up().status().state)"]
+    lines += ["now = time.monotonic()", "tn.close()", "print(time.monotonic() - now < 3)"]
+    with program(net, *lines) as running:
+        out = running.communicate(timeout=30)[0]
+    assert out == "Running\nTrue\n"

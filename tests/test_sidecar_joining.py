@@ -1,0 +1,188 @@
+"""A node of a tailscaled that runs: joining it, and what is in the way."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailnet import (
+    TailnetAuthError,
+    TailnetConfig,
+    TailnetConfigError,
+    TailnetError,
+    TailnetNotRunning,
+)
+from tailnet.testing import Testnet
+from tests.conftest import WAIT, nothing_left
+from tests.daemon import NOBODY, Daemon, Proxy
+from tests.faces import Face
+from tests.sidecar import beside, program, root, said
+
+# What the daemon's socket is asked first is answered within a second; the rest is Python's.
+AT_ONCE = 1.5
+
+
+def refused(
+    face: Face, path: str, kind: type[TailnetError], match: str, within: float = AT_ONCE, **f: Any
+) -> None:
+    """Joining fails in time, with that error."""
+    tailnet: Any = face.tailnet(TailnetConfig(backend="tailscaled", tailscaled_socket=path, **f))
+    began = time.monotonic()
+    with pytest.raises(kind, match=match) as caught:
+        face.up(tailnet)
+    took = time.monotonic() - began
+    face.leave(tailnet)
+    assert took < within
+    assert type(caught.value) is kind
+    assert not caught.value.retryable
+
+
+def test_it_is_the_daemons_node(face: Face, daemon: Daemon) -> None:
+    """Its name and addresses are what the daemon has."""
+    self = daemon.status()["Self"]
+    config = TailnetConfig(backend="tailscaled", tailscaled_socket=daemon.socket, hostname="other")
+    with nothing_left(), face.node(config) as node:
+        assert node.handle.fqdn == self["DNSName"].rstrip(".")
+        assert node.handle.hostname == node.handle.fqdn.split(".")[0] == "daemon"
+        assert [str(ip) for ip in node.handle.ips] == self["TailscaleIPs"]
+        assert (
+            node.status().self.stable_id == self["ID"]
+            if hasattr(node.status().self, "stable_id")
+            else True
+        )
+
+
+def test_no_socket(face: Face, tmp_path: Path) -> None:
+    """Nothing runs: it says where it was looked for, and how to start it."""
+    path = str(tmp_path / "none")
+    with nothing_left():
+        refused(
+            face, path, TailnetNotRunning, f"no socket {path}.*systemctl start.*tailscaled_socket"
+        )
+
+
+@pytest.fixture
+def short() -> Iterator[str]:
+    """A path that fits into the name of a unix socket."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        yield directory + "/s"
+
+
+def test_a_stale_socket(face: Face, short: str) -> None:
+    """A daemon has died and left its socket."""
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(short)
+        stale.listen()
+    refused(face, short, TailnetNotRunning, f"nobody listens at its socket {short}.*start")
+
+
+ANSWERS = {
+    "silence": b"",
+    "garbage": b"SSH-2.0-x\r\n",
+    "the end": None,
+    "a page": b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>",
+    "not found": b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_something_else_listens(face: Face, short: str, answer: str) -> None:
+    """What is no tailscaled is not taken for one, and not waited for."""
+    with (
+        nothing_left(),
+        contextlib.ExitStack() as held,
+        socket.socket(socket.AF_UNIX) as listener,
+    ):
+        listener.bind(short)
+        listener.listen()
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    conn = held.enter_context(listener.accept()[0])
+                    data = ANSWERS[answer]
+                    if data is None:
+                        conn.close()
+                    elif data:
+                        conn.recv(1 << 16)
+                        conn.sendall(data)
+                        conn.shutdown(socket.SHUT_WR)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            refused(face, short, TailnetNotRunning, f"{short} does not answer as a tailscaled")
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@root
+def test_a_socket_that_is_not_for_us(daemon: Daemon, short: str) -> None:
+    """A user who may not open the socket hears that, and why."""
+    Path(short).parent.chmod(0o700)
+    Path(short).symlink_to(daemon.socket)
+    with program(short, "attempt(up)", NOBODY) as other:
+        text = said(other)
+    assert text.startswith("TailnetNotRunning False True ")
+    assert "mode that forbids it" in text
+
+
+def test_stopped_and_logged_out(net: Testnet, face: Face) -> None:
+    """A daemon that is down, or nobody's: which it is, and what to do. With a key it logs in."""
+    with Daemon(net) as daemon:
+        refused(face, daemon.socket, TailnetNotRunning, "logged out.*tailscale up.*auth_key")
+        fields: dict[str, Any] = {"control_url": net.url, "auth_key": net.auth_key}
+        refused(
+            face,
+            daemon.socket,
+            TailnetAuthError,
+            "invalid",
+            within=WAIT,
+            control_url=net.url,
+            auth_key="tskey-auth-wrong",
+        )
+        config = TailnetConfig(backend="tailscaled", tailscaled_socket=daemon.socket, **fields)
+        with face.node(config) as node:
+            assert str(node.handle.ip) == daemon.status()["TailscaleIPs"][0]
+            assert node.handle.fqdn == daemon.status()["Self"]["DNSName"].rstrip(".")
+        assert daemon.status()["BackendState"] == "Running"
+        daemon.down()
+        refused(face, daemon.socket, TailnetNotRunning, "is stopped.*sudo tailscale up")
+        refused(face, daemon.socket, TailnetNotRunning, "is stopped.*sudo tailscale up", **fields)
+        daemon.cli("up")
+        daemon.logout()
+        refused(face, daemon.socket, TailnetNotRunning, "logged out.*tailscale up.*auth_key")
+
+
+def test_another_control_server(face: Face, daemon: Daemon) -> None:
+    """A daemon of another tailnet than the configuration names is a mistake in it."""
+    url = "https://elsewhere.example.com"
+    match = r"control_url.*127\.0\.0\.1"
+    refused(face, daemon.socket, TailnetConfigError, match, control_url=url)
+    with beside(daemon, control_url=daemon.net.url + "/") as node:
+        assert node.hostname == "daemon"
+
+
+def test_a_daemon_that_hangs_half_way(daemon: Daemon) -> None:
+    """One that answers the first question and no other is given up too."""
+    release = threading.Event()
+
+    def hang(body: bytes, ask: Callable[[bytes], tuple[int, bytes]]) -> tuple[int, bytes]:
+        release.wait(WAIT)
+        return ask(body)
+
+    with Proxy(daemon.socket, {"prefs": hang}) as proxy, contextlib.ExitStack() as last:
+        tailnet = beside(proxy.path)
+        last.callback(tailnet.close)
+        last.callback(release.set)
+        with pytest.raises(TailnetNotRunning, match="does not answer"):
+            tailnet.up(timeout=5)
