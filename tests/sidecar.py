@@ -8,14 +8,16 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tailnet import Tailnet, TailnetHandle
+from tailnet import Tailnet, TailnetConfig, TailnetHandle, models
 from tests.daemon import Daemon
+from tests.faces import Async, Face
 from tests.waiting import WAIT, eventually
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -23,7 +25,7 @@ root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 PORT = iter(range(3000, 9000))
 
 LOAD = """
-import os, socket, sys, time
+import os, pickle, socket, sys, time
 from tailnet import *
 from tailnet import _lib
 from tailnet.testing import Testnet
@@ -45,12 +47,13 @@ def attempt(call):
 
 @contextlib.contextmanager
 def program(
-    path: str, code: str, uid: int = 0, before: tuple[str, ...] = ()
+    path: str, code: str, uid: int = 0, before: tuple[str, ...] = (), **env: str
 ) -> Iterator[subprocess.Popen[str]]:
     """Run a program of some user beside a daemon; it is killed at the end."""
     with subprocess.Popen(
         [*before, sys.executable, "-c", LOAD + textwrap.dedent(code), path, str(uid)],
         cwd=Path(__file__).parents[1],
+        env={**os.environ, **env},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -80,6 +83,11 @@ def beside(daemon: Daemon | str, **fields: Any) -> Tailnet:
     return Tailnet(backend="tailscaled", tailscaled_socket=path, **fields)
 
 
+def config(daemon: Daemon, **fields: Any) -> TailnetConfig:
+    """Return the configuration of a node of a daemon."""
+    return TailnetConfig(backend="tailscaled", tailscaled_socket=daemon.socket, **fields)
+
+
 def served(daemon: Daemon) -> dict[int, str]:
     """Return what the daemon forwards in the foreground: port to target."""
     blocks = (daemon.serve_config().get("Foreground") or {}).values()
@@ -104,3 +112,27 @@ def greet(peer: TailnetHandle, ip: object, port: int, listener: Any) -> None:
             assert address[0] == str(peer.ip)
             far.sendall(b"hello")
             assert near.recv(5, socket.MSG_WAITALL) == b"hello"
+
+
+class States:
+    """The states that watch() tells, on either face."""
+
+    def __init__(self, face: Face, handle: Any) -> None:
+        self._face, self._watch = face, handle.watch()
+
+    def until(self, *wanted: str) -> list[str]:
+        """Read until a state comes; return those before it too."""
+        seen: list[str] = []
+        deadline = time.monotonic() + WAIT
+        while time.monotonic() < deadline:
+            step = self._watch.next(WAIT)
+            event = self._face.run(step) if isinstance(self._face, Async) else step
+            if isinstance(event, models.StateChanged):
+                seen.append(event.state)
+                if event.state in wanted:
+                    return seen
+        pytest.fail(f"never {wanted}, but {seen}")
+
+    def close(self) -> None:
+        """End it."""
+        self._watch.close()

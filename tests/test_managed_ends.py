@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tailnet import TailnetHandle, TailnetNotRunning
+from tailnet import TailnetHandle, TailnetNotRunning, TailnetStateLocked
 from tailnet.models import StateChanged
 from tailnet.testing import Testnet
 from tests.conftest import eventually
@@ -121,7 +121,7 @@ def test_it_dies(face: Any, net: Testnet, how: signal.Signals) -> None:
         eventually("it does not", lambda: said("NoState"), 1)
         for call in (node.status, lambda: node.dial("x:1"), lambda: node.listen(":81")):
             started = time.monotonic()
-            with pytest.raises(TailnetNotRunning, match=r"ended.*(killed|without an error)") as e:
+            with pytest.raises(TailnetNotRunning, match=r"ended.*(killed|without an error)"):
                 call()
             assert time.monotonic() - started < 1
         started = time.monotonic()
@@ -129,9 +129,28 @@ def test_it_dies(face: Any, net: Testnet, how: signal.Signals) -> None:
         assert time.monotonic() - started < 1
         with pytest.raises(OSError, match="closed"):
             listener.accept(1)
-    assert "new Tailnet" in str(e.value)  # because up() of this one does nothing more
-    with managed(face, net, f"mortal-{face.name}") as tailnet:
-        face.up(tailnet)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_what_its_end_tells_to_do(
+    face: Face, net: Testnet, tmp_path: Path, how: signal.Signals
+) -> None:
+    """Of who is dead, or hangs: close this one, then make a new Tailnet. Then it works."""
+    kept: dict[str, Any] = {"state_dir": tmp_path / "state"}
+    with managed(face, net, "kept", **kept) as tailnet:
+        node = face.up(tailnet)
+        os.kill(daemons().pop(), how)
+        advice = r"close\(\) this node, then make a new Tailnet"
+        with pytest.raises(TailnetNotRunning, match=advice):
+            node.listen(":80")
+        with managed(face, net, "kept", **kept) as early, pytest.raises(TailnetStateLocked):
+            face.up(early)
+        started = time.monotonic()
+        face.leave(tailnet)
+        assert time.monotonic() - started < 5
+        with managed(face, net, "kept", **kept) as new:
+            assert face.up(new).handle.ips == node.handle.ips
+        assert not daemons()
 
 
 REAPERS = {

@@ -6,14 +6,12 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
 from tailnet import (
     Tailnet,
     TailnetAuthError,
-    TailnetConfig,
     TailnetError,
     TailnetHandle,
     TailnetListener,
@@ -23,7 +21,8 @@ from tailnet import (
 from tailnet.testing import Testnet
 from tests.conftest import WAIT, eventually, nothing_left
 from tests.daemon import Daemon
-from tests.faces import Async, Face
+from tests.faces import Face
+from tests.sidecar import States, config, served
 
 # For what has gone: long enough for this machine, far from any timeout of a daemon that is there.
 PROMPTLY = 2.0
@@ -50,17 +49,6 @@ def daemon(open_net: Testnet, request: pytest.FixtureRequest) -> Iterator[Daemon
     with Daemon(open_net) as each:
         each.up(request.node.originalname.replace("_", "-")[:50])
         yield each
-
-
-def config(daemon: Daemon, **fields: Any) -> TailnetConfig:
-    """Return the configuration of a node of a daemon."""
-    return TailnetConfig(backend="tailscaled", tailscaled_socket=daemon.socket, **fields)
-
-
-def served(daemon: Daemon) -> set[int]:
-    """Return which ports the daemon forwards in the foreground."""
-    blocks = (daemon.serve_config().get("Foreground") or {}).values()
-    return {int(port) for block in blocks for port in (block or {}).get("TCP") or {}}
 
 
 def is_running(daemon: Daemon) -> None:
@@ -133,30 +121,6 @@ def works(node: TailnetHandle, peer: TailnetHandle, listener: TailnetListener) -
     assert node.status().state == "Running"
 
 
-class States:
-    """The states that watch() tells, on either face."""
-
-    def __init__(self, face: Face, handle: Any) -> None:
-        self._face, self._watch = face, handle.watch()
-
-    def until(self, *wanted: str) -> list[str]:
-        """Read until a state comes; return those before it too."""
-        seen: list[str] = []
-        deadline = time.monotonic() + WAIT
-        while time.monotonic() < deadline:
-            step = self._watch.next(WAIT)
-            event = self._face.run(step) if isinstance(self._face, Async) else step
-            if isinstance(event, models.StateChanged):
-                seen.append(event.state)
-                if event.state in wanted:
-                    return seen
-        pytest.fail(f"never {wanted}, but {seen}")
-
-    def close(self) -> None:
-        """End it."""
-        self._watch.close()
-
-
 def test_watch_says_that_it_is_gone_and_back(face: Face, daemon: Daemon) -> None:
     """A daemon that ends and starts again: NoState, and in the end Running."""
     with (
@@ -189,7 +153,7 @@ def test_a_restart(daemon: Daemon, peer: TailnetHandle, end: str) -> None:
         what_fails(node, peer, TailnetNotRunning, "tailscaled is not running")
         daemon.start()
         is_running(daemon)
-        eventually("it is served again", lambda: served(daemon) == {8080})
+        eventually("it is served again", lambda: served(daemon).keys() == {8080})
         works(node, peer, listener)
 
 
@@ -272,7 +236,7 @@ def test_another_account_is_told_nothing(daemon: Daemon, peer: TailnetHandle) ->
 def test_another_account_serves_nothing_of_ours(daemon: Daemon, restarts: int) -> None:
     """What listens is on the node that it was opened on, and on no other one."""
     with Tailnet(config(daemon)) as node, node.listen(":8080"):
-        assert served(daemon) == {8080}
+        assert served(daemon).keys() == {8080}
         first, _ = switched(daemon)
         for restart in range(restarts + 1):
             if restart:
@@ -284,7 +248,7 @@ def test_another_account_serves_nothing_of_ours(daemon: Daemon, restarts: int) -
                 eventually("it serves what is ours", lambda: 8080 in served(daemon), timeout=0.4)
         daemon.cli("switch", first)
         is_running(daemon)
-        eventually("it is served again", lambda: served(daemon) == {8080})
+        eventually("it is served again", lambda: served(daemon).keys() == {8080})
 
 
 def test_a_key_that_expires(daemon: Daemon, peer: TailnetHandle) -> None:

@@ -87,7 +87,7 @@ def test_a_port_of_tailscale_serve(daemon: Daemon, node: TailnetHandle) -> None:
     daemon.cli("serve", "--bg", f"--tcp={port}", "tcp://127.0.0.1:1")
     try:
         before = daemon.serve_config()["TCP"]
-        with pytest.raises(TailnetListenError, match=f"port {port}.*tailscale serve") as caught:
+        with pytest.raises(TailnetListenError, match=f"port {port}.*serve status --json") as caught:
             node.listen(f":{port}")
         assert caught.value.errno == errno.EADDRINUSE
         with node.listen(":0") as listener, node.listen(":0") as second:

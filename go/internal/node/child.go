@@ -175,14 +175,11 @@ func (k *child) wait() {
 	case <-k.said:
 	case <-time.After(lastWordsLimit): // a child of its own may have its output still
 	}
-	how, then := "without an error", "up() starts another"
+	how := "without an error"
 	if err != nil {
 		how = err.Error()
 	}
-	if k.joined.Load() {
-		then = "make a new Tailnet to start another"
-	}
-	words := k.lastWords()
+	then, words := k.then(), k.lastWords()
 	k.mu.Lock()
 	k.err = fault.New(fault.NotRunning, "the tailscaled started for this node has ended (%s); %s; its last words: %s", how, then, words)
 	k.mu.Unlock()
@@ -193,6 +190,29 @@ func (k *child) lastWords() string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return cmp.Or(k.redact(strings.Join(k.last, "; ")), "none")
+}
+
+// absent says why the daemon does not answer.
+func (k *child) absent(err error) error {
+	if !silent(err) {
+		select { // how it ended is known a moment later
+		case <-k.done:
+		case <-time.After(2 * lastWordsLimit):
+		}
+	}
+	if ended := k.ended(); ended != nil {
+		return ended
+	}
+	return fault.New(fault.NotRunning, "the tailscaled started for this node (process %d) does not answer: %v; %s; its last words: %s",
+		k.cmd.Process.Pid, err, k.then(), k.lastWords())
+}
+
+// then says how there can be another.
+func (k *child) then() string {
+	if k.joined.Load() {
+		return "close() this node, then make a new Tailnet, which starts another"
+	}
+	return "up() starts another"
 }
 
 // ended says how the daemon ended, or returns nil where it runs.

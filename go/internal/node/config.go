@@ -4,8 +4,8 @@
 //
 // Read config.go, node.go, session.go, cache.go and watch.go for what every node has;
 // embedded.go, up.go, classify.go, then listen.go, dial.go and far.go for the life of a
-// connection in this process; sidecar.go, serve.go, through.go, tun.go and child.go for
-// that through a tailscaled.
+// connection in this process; sidecar.go, localapi.go, joining.go, serve.go, through.go,
+// tun.go and child.go for that through a tailscaled.
 package node
 
 import (

@@ -124,6 +124,7 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 	}
 	s.idle = &http.Transport{DialContext: lc.Dial}
 	s.local = &local.Client{Dial: lc.Dial, Transport: s.idle}
+	s.slow = s.local
 	var ok bool
 	if s.stack, ok = s.ts.Sys().Netstack.Get().(*netstack.Impl); !ok {
 		return nil, fault.New(fault.Internal, "tsnet runs without its netstack")

@@ -69,6 +69,13 @@ func newLogger(c *Config) *logger {
 	return l
 }
 
+// of returns the logger of the same node under the name that it turned out to have.
+func (l *logger) of(node string) *logger {
+	other := *l
+	other.node = node
+	return &other
+}
+
 // at returns a printf of that level, for Tailscale's code.
 func (l *logger) at(level string) func(string, ...any) {
 	return func(format string, args ...any) {

@@ -34,9 +34,9 @@ type serving struct {
 	life *session
 	log  *logger
 
-	// updating is held while the configuration is read and written; entries are what it
+	// updating holds something while the configuration is read and written; entries are what it
 	// shall be, so a removal is not waited for: the next writer has it.
-	updating sync.Mutex
+	updating chan struct{}
 
 	mu      sync.Mutex
 	session string                 // of our watch
@@ -64,7 +64,7 @@ func (s *serving) init(life *session, log *logger) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.life, s.log, s.session = life, log, ""
-	s.entries, s.watched = map[uint16]*serveEntry{}, make(chan struct{})
+	s.entries, s.watched, s.updating = map[uint16]*serveEntry{}, make(chan struct{}), make(chan struct{}, 1)
 }
 
 // watch takes a new watch in; the entries of the one before are gone.
@@ -92,6 +92,8 @@ func (s *serving) resume() {
 func (s *serving) add(ctx context.Context, number uint16, target string, a *bridge.Acceptor) (uint16, *serveEntry, error) {
 	select {
 	case <-s.watched:
+	case <-time.After(answerLimit):
+		return 0, nil, s.life.failed(ctx, "serving through tailscaled", context.DeadlineExceeded)
 	case <-ctx.Done():
 		return 0, nil, ctx.Err()
 	}
@@ -107,7 +109,7 @@ func (s *serving) add(ctx context.Context, number uint16, target string, a *brid
 				return fault.New(fault.AddressInUse, "cannot listen: ports %d to %d are all served by tailscaled", firstAny, lastAny)
 			}
 		} else if taken(number) {
-			return fault.New(fault.AddressInUse, "cannot listen on port %d: tailscaled serves it already (see: tailscale serve status)", number)
+			return fault.New(fault.AddressInUse, "cannot listen on port %d: tailscaled serves it already (see: tailscale serve status --json)", number)
 		}
 		s.entries[number] = entry
 		return nil
@@ -153,8 +155,12 @@ func (s *serving) updateLater() {
 // update writes the entries into the daemon's configuration, after change has been made to
 // them. change is told what others serve; it is called again when somebody was faster.
 func (s *serving) update(ctx context.Context, change func(taken func(uint16) bool) error) error {
-	s.updating.Lock()
-	defer s.updating.Unlock()
+	select {
+	case s.updating <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-s.updating }()
 	for try := 1; ; try++ {
 		config, err := s.life.local.GetServeConfig(ctx)
 		if err != nil {
@@ -258,8 +264,11 @@ func (s *serving) clear() {
 	if some {
 		s.update(ctx, func(func(uint16) bool) error { return nil })
 	}
-	s.updating.Lock() // what removes an entry in the background is through, too
-	defer s.updating.Unlock()
+	select { // what removes an entry in the background is through, too
+	case s.updating <- struct{}{}:
+		<-s.updating
+	case <-ctx.Done():
+	}
 }
 
 // listenServed makes connections to a port of the daemon's node arrive at a.

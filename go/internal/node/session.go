@@ -24,8 +24,10 @@ import (
 // is asked here, whether the API is tsnet's, in this process, or a tailscaled's.
 type session struct {
 	local *local.Client
-	self  *Identity // nil until it has joined
-	url   string    // where a person can log in, as an attempt has reported it
+	slow  *local.Client // for what may take its time: the bus, and names
+	where string        // the socket of a daemon, which may hang; "" in this process
+	self  *Identity     // nil until it has joined
+	url   string        // where a person can log in, as an attempt has reported it
 	cache cache
 
 	ctx    context.Context // ends when the node leaves
@@ -33,6 +35,10 @@ type session struct {
 
 	// whyNot says why a node that had joined does not run, or returns nil where it does.
 	whyNot func(ctx context.Context) error
+
+	// whyGone says why a daemon does not answer, or returns nil where it does; nil where there
+	// is none.
+	whyGone func(ctx context.Context) error
 
 	// stranger says that a status is another node's; nil where it cannot be.
 	stranger func(*ipnstate.Status) error
@@ -98,7 +104,7 @@ func (s *session) joined(id *Identity) {
 func (s *session) identify(ctx context.Context, control string) (*Identity, *ipnstate.Status, error) {
 	st, err := s.local.StatusWithoutPeers(ctx)
 	if err != nil {
-		return nil, nil, fault.New(fault.Internal, "status: %v", err)
+		return nil, nil, s.unanswered("status", err)
 	}
 	if len(st.TailscaleIPs) == 0 || st.Self == nil {
 		return nil, nil, fault.New(fault.Connect, "%s let the node in but gave it no address", control)
@@ -114,7 +120,7 @@ func (s *session) identify(ctx context.Context, control string) (*Identity, *ipn
 // follow calls f with every notification until the session ends, and keeps the state and
 // the cache in step. lost is called when the bus is gone.
 func (s *session) follow(f func(ipn.Notify), lost func()) {
-	follow(s.ctx, s.local, ipn.NotifyInitialState|ipn.NotifyPeerChanges, func(n ipn.Notify) {
+	s.watchBus(s.ctx, ipn.NotifyInitialState|ipn.NotifyPeerChanges, func(n ipn.Notify) {
 		if n.State != nil {
 			s.note(*n.State)
 		}
@@ -126,18 +132,18 @@ func (s *session) follow(f func(ipn.Notify), lost func()) {
 	s.cache.empty()
 }
 
-// follow calls f with every notification until ctx ends. A watch that ends before is taken
+// watchBus calls f with every notification until ctx ends. A watch that ends before is taken
 // up again, with a new snapshot: the bus cuts off who falls behind, and a tailscaled those
 // whose serve configuration somebody resets. lost is called once each time when there is no
 // bus any more.
-func follow(ctx context.Context, lc busWatcher, mask ipn.NotifyWatchOpt, f func(ipn.Notify), lost func()) {
+func (s *session) watchBus(ctx context.Context, mask ipn.NotifyWatchOpt, f func(ipn.Notify), lost func()) {
 	here := true
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		w, err := lc.WatchIPNBus(ctx, mask)
-		if err != nil && ctx.Err() == nil && here {
-			here = false
-			lost()
+		watching, end := context.WithCancel(ctx)
+		if s.where != "" {
+			bridge.Go(func() { s.attend(watching, end) })
 		}
+		w, err := s.slow.WatchIPNBus(watching, mask)
 		cut := false
 		for err == nil {
 			var n ipn.Notify
@@ -148,9 +154,15 @@ func follow(ctx context.Context, lc busWatcher, mask ipn.NotifyWatchOpt, f func(
 				}
 			}
 		}
+		ended := watching.Err() != nil
+		end()
+		if here && (w == nil || ended) && ctx.Err() == nil {
+			here = false
+			lost()
+		}
 		if w != nil {
 			w.Close()
-			if !cut && pause == firstPause && ctx.Err() == nil { // is it there still? Who asks meanwhile should hear it
+			if !cut && !ended && pause == firstPause && ctx.Err() == nil { // is it there still? Who asks meanwhile should hear it
 				pause++
 				continue
 			}
@@ -167,8 +179,21 @@ func follow(ctx context.Context, lc busWatcher, mask ipn.NotifyWatchOpt, f func(
 // about a second.
 const firstPause, lastPause = 50 * time.Millisecond, 400 * time.Millisecond
 
-type busWatcher interface {
-	WatchIPNBus(context.Context, ipn.NotifyWatchOpt) (*local.IPNBusWatcher, error)
+// attend ends a watch of a daemon that does not answer any more. The bus has nothing to say
+// for hours, so that its silence tells nothing.
+func (s *session) attend(watching context.Context, end func()) {
+	tick := time.NewTicker(beat)
+	defer tick.Stop()
+	for {
+		select {
+		case <-watching.Done():
+			return
+		case <-tick.C:
+		}
+		if _, err := s.local.StatusWithoutPeers(watching); silent(err) {
+			end()
+		}
+	}
 }
 
 func fellBehind(n ipn.Notify) bool {
@@ -195,6 +220,13 @@ func (s *session) failed(ctx context.Context, what string, err error) error {
 	}
 	if why := s.whyNot(ctx); why != nil {
 		return why
+	}
+	return s.unanswered(what, err)
+}
+
+func (s *session) unanswered(what string, err error) error {
+	if s.where != "" && silent(err) {
+		return doesNotAnswer(s.where)
 	}
 	return fault.New(fault.Internal, "%s: %v", what, err)
 }
@@ -248,7 +280,7 @@ func (s *session) resolve(ctx context.Context, host string) (netip.Addr, error) 
 		}
 	}
 	for _, kind := range []string{"A", "AAAA"} {
-		answer, _, err := s.local.QueryDNS(ctx, full+".", kind)
+		answer, _, err := s.slow.QueryDNS(ctx, full+".", kind)
 		if ctx.Err() != nil {
 			return netip.Addr{}, ctx.Err()
 		}
@@ -326,7 +358,7 @@ func (s *session) watch(stream *bridge.Stream) {
 		ctx, cancel := context.WithCancel(stream.Context())
 		stop := context.AfterFunc(s.ctx, cancel)
 		w := newWatcher(stream, s.local, cancel)
-		follow(ctx, s.local, watchMask, w.note, func() { s.note(ipn.NoState); w.lost() })
+		s.watchBus(ctx, watchMask, w.note, func() { s.note(ipn.NoState); w.lost() })
 		stop()
 		cancel()
 		if s.ctx.Err() != nil {

@@ -71,7 +71,15 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	notes := make(chan ipn.Notify)
-	bridge.Go(func() { follow(ctx, s.local, mask, func(n ipn.Notify) { deliver(ctx, notes, n) }, func() {}) })
+	lost := make(chan struct{}, 1)
+	bridge.Go(func() {
+		s.watchBus(ctx, mask, func(n ipn.Notify) { deliver(ctx, notes, n) }, func() {
+			select {
+			case lost <- struct{}{}:
+			default:
+			}
+		})
+	})
 
 	var w progress
 	w.loginKnown = args.KnownURL
@@ -90,6 +98,13 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-lost: // a daemon; it may be back already, with the login that was begun
+			if s.whyGone == nil {
+				continue
+			}
+			if err := s.whyGone(ctx); err != nil && ctx.Err() == nil {
+				return err
+			}
 		case <-silence.C:
 			if w.waitsForPerson() {
 				silence.Reset(c.connectTimeout())

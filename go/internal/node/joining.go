@@ -1,0 +1,207 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"tailscale.com/ipn"
+	"tailscale.com/ipn/ipnstate"
+
+	"tailnet/internal/fault"
+	"tailnet/internal/proxied"
+)
+
+/*
+How a sidecar joins: what its daemon must be, and how it logs in with a key.
+*/
+
+// join makes sure that the daemon runs, that we may talk to it, and that it is logged in.
+func (l *life) join(ctx context.Context, args UpArgs) (*Identity, error) {
+	st, prefs, err := l.probe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.sameControl(prefs); err != nil {
+		return nil, err
+	}
+	if l.child == nil && st.Self != nil { // the name of the node is the daemon's
+		c := *l.cfg
+		c.Hostname = cmp.Or(prefs.Hostname, st.Self.HostName, c.Hostname)
+		l.cfg, l.log = &c, l.log.of(c.Hostname)
+	}
+	if st.BackendState != ipn.Running.String() {
+		if err := l.hopeless(st.BackendState); err != nil {
+			return nil, err
+		}
+		mask := upMask
+		if stuck := st.BackendState == ipn.NoState.String() && l.key() != ""; stuck ||
+			st.BackendState == ipn.NeedsLogin.String() && l.url == "" {
+			if stuck { // what is wrong with it is so without the key
+				mask &^= ipn.NotifyInitialHealthState
+			}
+			err = l.login(ctx, prefs)
+		} else if l.child != nil && l.url == "" {
+			err = l.resume(ctx, prefs)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := l.awaitRunning(ctx, l.cfg, l.log, args, mask); err != nil {
+			return nil, err
+		}
+	}
+	id, st, err := l.identify(ctx, l.cfg.controlName())
+	if err != nil {
+		return nil, err
+	}
+	id.ControlURL = cmp.Or(prefs.ControlURL, ipn.DefaultControlURL)
+	l.tun, l.node = st.TUN, string(st.Self.ID)
+	l.serve.init(l.session, l.log)
+	return id, nil
+}
+
+// probe asks the daemon for its state and its preferences, and whose it is. A child, which
+// has just been started, may take as long as an attempt.
+func (l *life) probe(ctx context.Context) (st *ipnstate.Status, prefs *ipn.Prefs, err error) {
+	limit := probeLimit
+	if l.child != nil {
+		limit = l.cfg.connectTimeout()
+	}
+	within, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		if st, err = l.local.StatusWithoutPeers(within); err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return nil, nil, ctx.Err()
+		}
+		if l.child == nil || within.Err() != nil || l.child.ended() != nil {
+			return nil, nil, l.absent(err)
+		}
+		select {
+		case <-within.Done():
+		case <-l.child.done:
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	if st.Version == "" {
+		return nil, nil, l.absent(errors.New("its status has no version"))
+	}
+	if prefs, err = l.local.GetPrefs(within); err != nil {
+		return nil, nil, l.absent(err)
+	}
+	c, err := dialLocal(within, l.local)
+	if err != nil {
+		return nil, nil, l.absent(err)
+	}
+	defer c.Close()
+	if u, ok := c.(*net.UnixConn); ok {
+		if l.uid, err = proxied.PeerUID(u); err != nil {
+			return nil, nil, err
+		}
+	}
+	if l.child != nil || l.key() != "" {
+		st, err = l.settled(ctx, st)
+	}
+	return st, prefs, err
+}
+
+// settled gives a daemon that is in NoState a moment to make up its mind: one that knows the
+// tailnet already logs in by itself, and a second login would cut that short. But control may
+// want the key again, or have refused another one, and then it goes nowhere.
+func (l *life) settled(ctx context.Context, st *ipnstate.Status) (_ *ipnstate.Status, err error) {
+	for began := time.Now(); st.BackendState == ipn.NoState.String() && time.Since(began) < grace; {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+		if st, err = l.local.StatusWithoutPeers(ctx); err != nil {
+			return nil, l.absent(err)
+		}
+	}
+	return st, nil
+}
+
+// hopeless says what must be done where waiting will not help, or returns nil.
+func (l *life) hopeless(state string) error {
+	switch {
+	case state == ipn.Stopped.String() && l.child == nil:
+		return fault.New(fault.NotRunning, "tailscaled at %s is stopped; run: sudo tailscale up", l.where)
+	case state == ipn.NeedsLogin.String() && l.child == nil && l.key() == "":
+		return l.loggedOut()
+	case state == ipn.InUseOtherUser.String():
+		return fault.New(fault.NotRunning, "tailscaled at %s is in use by another user of this machine", l.where)
+	}
+	return nil
+}
+
+func (l *life) key() string { return cmp.Or(l.cfg.AuthKey, l.cfg.ClientSecret) }
+
+// sameControl: a daemon that is on another tailnet than the configuration says is a mistake.
+func (l *life) sameControl(prefs *ipn.Prefs) error {
+	has, want := cmp.Or(prefs.ControlURL, ipn.DefaultControlURL), l.cfg.ControlURL
+	if want == "" || l.child != nil || !prefs.WantRunning || strings.TrimSuffix(has, "/") == strings.TrimSuffix(want, "/") {
+		return nil
+	}
+	return fault.New(fault.Config, "control_url: is %s, but tailscaled at %s uses %s; leave it out, or name the other tailscaled by tailscaled_socket",
+		want, l.where, has)
+}
+
+// login does what `tailscale up --auth-key` does. A daemon that is not ours keeps its
+// other preferences.
+func (l *life) login(ctx context.Context, prefs *ipn.Prefs) error {
+	if err := l.prefer(prefs); err != nil {
+		return err
+	}
+	if err := l.local.Start(ctx, ipn.Options{AuthKey: l.key(), UpdatePrefs: prefs}); err != nil {
+		return l.absent(err)
+	}
+	if err := l.local.StartLoginInteractive(ctx); err != nil {
+		return l.absent(err)
+	}
+	return nil
+}
+
+// resume gives a child that has logged in before the preferences of today.
+func (l *life) resume(ctx context.Context, prefs *ipn.Prefs) error {
+	if l.cfg.ControlURL != "" && prefs.ControlURL != l.cfg.ControlURL {
+		return l.login(ctx, prefs)
+	}
+	if err := l.prefer(prefs); err != nil {
+		return err
+	}
+	if _, err := l.local.EditPrefs(ctx, &ipn.MaskedPrefs{Prefs: *prefs, WantRunningSet: true, HostnameSet: true,
+		AdvertiseTagsSet: true, RouteAllSet: true, AdvertiseRoutesSet: true, ExitNodeIPSet: true, ExitNodeIDSet: true}); err != nil {
+		return fault.New(fault.Config, "routes or exit node: %v", err)
+	}
+	return nil
+}
+
+// prefer puts what the configuration says into preferences.
+func (l *life) prefer(prefs *ipn.Prefs) (err error) {
+	prefs.WantRunning, prefs.LoggedOut = true, false
+	if l.cfg.ControlURL != "" {
+		prefs.ControlURL = l.cfg.ControlURL
+	}
+	if l.child == nil {
+		return nil
+	}
+	prefs.Hostname = l.cfg.Hostname
+	prefs.AdvertiseTags = l.cfg.Tags
+	prefs.RouteAll = l.cfg.AcceptRoutes
+	prefs.AdvertiseRoutes = l.cfg.routes
+	prefs.ExitNodeID, prefs.ExitNodeIP = "", netip.Addr{}
+	if l.cfg.ExitNode != "" {
+		if prefs.ExitNodeIP, err = netip.ParseAddr(l.cfg.ExitNode); err != nil {
+			return fault.New(fault.Config, "exit_node: with tailscaled_managed it must be an IP address, and is %q", l.cfg.ExitNode)
+		}
+	}
+	return nil
+}

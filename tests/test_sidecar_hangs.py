@@ -1,0 +1,167 @@
+"""A tailscaled that is there and says nothing: every call has a limit, and it may go on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tailnet import (
+    TailnetError,
+    TailnetHandle,
+    TailnetNotRunning,
+    TailnetTimeout,
+)
+from tailnet.testing import Testnet
+from tests.conftest import WAIT, eventually, nothing_left
+from tests.daemon import Daemon, Proxy
+from tests.faces import Async, Face
+from tests.sidecar import States, beside, config, greet, served
+
+# go/internal/node/localapi.go: a question is given 5 s, and then it is asked for 1 s whether it
+# runs at all; what waits for a peer ends once the daemon has missed a beat, after 5 s and 5 s.
+ASKED, BEATS = 8.0, 15.0
+
+
+@contextlib.contextmanager
+def frozen(daemon: Daemon) -> Iterator[float]:
+    """Stop a daemon's process as a debugger does, and let it go on; yield when it stopped."""
+    assert daemon.process
+    daemon.process.send_signal(signal.SIGSTOP)
+    try:
+        os.waitid(os.P_PID, daemon.process.pid, os.WSTOPPED | os.WNOWAIT)  # all its threads have
+        yield time.monotonic()
+    finally:
+        daemon.process.send_signal(signal.SIGCONT)
+
+
+def test_joining(face: Face, daemon: Daemon) -> None:
+    """It is said within a second, and what to do; once it goes on, joining works."""
+    tailnet: Any = face.tailnet(config(daemon))
+    with frozen(daemon) as began:
+        with pytest.raises(TailnetNotRunning, match=f"{daemon.socket} does not answer.*restart"):
+            face.up(tailnet)
+        assert time.monotonic() - began < 1.5
+    face.up(tailnet)
+    face.leave(tailnet)
+
+
+def test_every_call(face: Face, daemon: Daemon, peer: TailnetHandle) -> None:
+    """None waits for ever. watch() says that it is gone and back; what listens is back too."""
+    with (
+        nothing_left(),
+        face.node(config(daemon)) as node,
+        contextlib.closing(node.listen(":8080")) as listener,
+        contextlib.closing(States(face, node.handle)) as states,
+        ThreadPoolExecutor(10) as pool,
+    ):
+        states.until("Running")
+        calls: dict[str, tuple[float, Callable[[], Any]]] = {
+            "status": (ASKED, node.status),
+            "whois": (ASKED, lambda: node.whois("100.64.99.99")),
+            "listen": (ASKED, lambda: node.listen(":0")),
+            "dial": (BEATS, lambda: node.dial((str(peer.ip), 80), None)),
+            "dial by name": (BEATS, lambda: node.dial("nobody:80", None)),
+            "watch": (BEATS, lambda: states.until("NoState")),
+        }
+
+        def ending(call: Callable[[], Any]) -> tuple[object, float]:
+            try:
+                result: object = call()
+            except TailnetError as e:
+                result = e
+            return result, time.monotonic() - began
+
+        with frozen(daemon) as began:
+            running = {name: pool.submit(ending, call) for name, (_, call) in calls.items()}
+            for name, (limit, _) in calls.items():
+                result, took = running[name].result(WAIT)
+                assert took < limit, (name, result)
+                if name == "watch":
+                    assert result == ["NoState"]
+                else:
+                    assert isinstance(result, TailnetNotRunning), (name, result)
+                    assert f"{daemon.socket} does not answer" in str(result), name
+        states.until("Running")
+        eventually("it is served again", lambda: 8080 in served(daemon))
+        greet(peer, node.handle.ip, 8080, listener.socket)
+        assert node.status().state == "Running"
+
+
+def test_a_deadline_of_the_callers(face: Face, daemon: Daemon) -> None:
+    """It comes first, and is a TailnetTimeout."""
+
+    def ask() -> object:
+        call: Any = node.handle.whois("100.64.99.99", timeout=0.3)
+        return face.run(call) if isinstance(face, Async) else call
+
+    with face.node(config(daemon)) as node, frozen(daemon) as began:
+        with pytest.raises(TailnetTimeout, match="who has that address"):
+            ask()
+        assert time.monotonic() - began < 1
+
+
+def test_closing(face: Face, daemon: Daemon) -> None:
+    """A node is closed in time, also where its daemon has only just begun to hang."""
+    with nothing_left(), contextlib.ExitStack() as last:
+        with face.node(config(daemon)) as node:
+            listeners = [node.listen(":0") for _ in range(3)]
+            began = last.enter_context(frozen(daemon))
+            listeners[0].close()
+        assert time.monotonic() - began < 2
+        for listener in listeners:
+            listener.close()
+    eventually("nothing is served any more", lambda: not served(daemon))
+
+
+QUESTIONS: dict[str, tuple[str, Callable[[TailnetHandle], object]]] = {
+    "whois": ("whois", lambda node: node.whois("100.64.99.99")),
+    "listen": ("serve-config", lambda node: node.listen(":0")),
+}
+
+
+@pytest.mark.parametrize("what", QUESTIONS)
+def test_one_question_is_not_answered(daemon: Daemon, what: str) -> None:
+    """A daemon that answers others is given up all the same."""
+    release = threading.Event()
+
+    def hang(body: bytes, ask: Callable[[bytes], tuple[int, bytes]]) -> tuple[int, bytes]:
+        release.wait(WAIT)
+        return ask(body)
+
+    path, call = QUESTIONS[what]
+    with contextlib.ExitStack() as last:
+        proxy = last.enter_context(Proxy(daemon.socket, {path: hang}))
+        last.callback(release.set)
+        with beside(proxy.path) as node:
+            began = time.monotonic()
+            with pytest.raises(TailnetNotRunning, match=f"{proxy.path} does not answer"):
+                call(node)
+            assert time.monotonic() - began < ASKED
+
+
+@pytest.mark.parametrize("how", ["SIGSTOP", "SIGKILL"])
+def test_while_a_person_is_awaited(how: str) -> None:
+    """A daemon that is gone, or hangs, ends the waiting too: nobody could log in any more."""
+    with (
+        Testnet(require_approval=True) as net,
+        Daemon(net) as daemon,
+        contextlib.closing(beside(daemon, control_url=net.url, auth_key=net.auth_key)) as tailnet,
+        ThreadPoolExecutor(1) as pool,
+        contextlib.ExitStack() as last,
+    ):
+        up = pool.submit(tailnet.up, on_login=print)
+        eventually("it waits", lambda: daemon.status()["BackendState"] == "NeedsMachineAuth")
+        if how == "SIGSTOP":
+            last.enter_context(frozen(daemon))
+        else:
+            daemon.kill()
+        with pytest.raises(TailnetNotRunning, match=r"does not answer|is not running"):
+            up.result(BEATS)
