@@ -59,3 +59,4 @@ class Row:
     builtin: type[BaseException] = Exception
     number: int | None = None  # errno
     note: str = ""
+    needs_root: bool = False  # to do it as another user, or to mount a disk

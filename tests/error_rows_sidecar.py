@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import pickle
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -17,8 +19,9 @@ from tailnet import (
     TailnetNotRunning,
     TailnetUnsupported,
 )
-from tests.daemon import Daemon, Proxy
+from tests.daemon import NOBODY, Daemon, Proxy
 from tests.error_rows import Place, Row
+from tests.sidecar import program, said
 
 Ask = Callable[[bytes], tuple[int, bytes]]
 
@@ -67,6 +70,41 @@ def stopped(place: Place) -> object:
 def logged_out(place: Place) -> object:
     running = place.stack.enter_context(Daemon(place.net))
     return through(place, running.socket).up()
+
+
+AS_NOBODY = """
+try:
+    began = time.monotonic()  # one clock for all processes
+    node = up()
+    began = time.monotonic()
+    node.listen(":80")
+except TailnetError as e:
+    print(pickle.dumps((began, e)).hex(), flush=True)
+"""
+
+
+def as_nobody(place: Place, path: str) -> None:
+    """Fail as another user does, who joins and listens."""
+    with program(path, AS_NOBODY, NOBODY) as other:
+        place.began, error = pickle.loads(bytes.fromhex(said(other)))
+    raise error
+
+
+def not_for_us(place: Place) -> object:
+    link = place.tmp_path / "socket"
+    link.symlink_to(daemon(place).socket)
+    place.tmp_path.chmod(0o700)
+    return as_nobody(place, str(link))
+
+
+def hangs(place: Place) -> object:
+    running = daemon(place)
+    tn = through(place, running.socket).up()
+    assert running.process
+    place.stack.callback(running.process.send_signal, signal.SIGCONT)
+    running.process.send_signal(signal.SIGSTOP)
+    place.began = time.monotonic()
+    return tn.whois("100.64.99.99")
 
 
 def served_by_others(place: Place) -> object:
@@ -124,6 +162,31 @@ SIDECAR = [
         "does not answer",
         note="after 1 s",
     ),
+    Row(
+        "this user may not open the socket",
+        not_for_us,
+        TailnetNotRunning,
+        1,
+        "mode that forbids it",
+        needs_root=True,
+    ),
+    Row(
+        "`tailscaled_socket` is a directory, or a file of another kind",
+        lambda p: through(p, p.tmp_path).up(),
+        TailnetConfigError,
+        1,
+        "is a directory",
+        ValueError,
+    ),
+    Row(
+        "`tailscaled_socket`, `tailscaled_managed` or `tailscaled_path` without the backend",
+        lambda p: p.up(tailscaled_managed=True),
+        TailnetConfigError,
+        1,
+        'backend="tailscaled"',
+        ValueError,
+        note="before anything starts",
+    ),
     Row("the daemon is stopped", stopped, TailnetNotRunning, 1, "tailscale up"),
     Row(
         "it is logged out, and there is no key",
@@ -145,9 +208,26 @@ SIDECAR = [
         served_by_others,
         TailnetListenError,
         1,
-        "serve status",
+        "serve status --json",
         OSError,
         errno.EADDRINUSE,
+    ),
+    Row(
+        "`listen`: the daemon permits this user to read only",
+        lambda p: as_nobody(p, daemon(p).socket),
+        TailnetNotRunning,
+        1,
+        "--operator=$USER",
+        note="dialing and the rest work",
+        needs_root=True,
+    ),
+    Row(
+        "any call: the daemon hangs",
+        hangs,
+        TailnetNotRunning,
+        8,
+        "does not answer",
+        note="after 5 s; a dial that waits for its peer, and `watch()`, notice within about 10 s",
     ),
     Row(
         "listening through a daemon older than 1.92",

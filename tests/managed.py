@@ -60,7 +60,8 @@ def no_child_left() -> Iterator[None]:
 @contextlib.contextmanager
 def managed(face: Any, net: Testnet, name: str, **fields: Any) -> Iterator[Any]:
     """Yield a Tailnet that has not joined, and close it."""
-    fields = {**HOW, "tailscaled_path": binaries()[0], **fields}
+    if fields.get("backend") != "embedded":
+        fields = {**HOW, "tailscaled_path": binaries()[0], **fields}
     tailnet: Any = face.tailnet(net.config(name, **fields))
     try:
         yield tailnet

@@ -377,7 +377,7 @@ def test_file_paths_are_relative_to_it(
     """Both sections are read, and relative paths start at the file, not at the program."""
     monkeypatch.setenv("HOME", "/home/bob")
     fields = {"auth_key_file": "k", "state_dir": "~/s", "tailscaled_socket": "/run/t"}
-    fields |= {"tailscaled_path": "bin/d"}
+    fields |= {"backend": "tailscaled", "tailscaled_path": "bin/d"}
     text = toml({"unrelated": 1}, "other") + toml(fields, section)
     config = TailnetConfig.from_file(str(written(tmp_path / "c.toml", text)))
     assert config.auth_key_file == tmp_path / "k"
@@ -392,8 +392,8 @@ def test_tilde_is_the_home_directory(
 ) -> None:
     """Every path may start with "~", as text, as a Path and in a file."""
     monkeypatch.setenv("HOME", "/home/bob")
-    text: dict[str, Any] = {field: "~/x"}
-    configs = [TailnetConfig(**text), TailnetConfig.model_validate({field: Path("~/x")})]
+    text: dict[str, Any] = {field: "~/x", "backend": "tailscaled"}
+    configs = [TailnetConfig(**text), TailnetConfig.model_validate({**text, field: Path("~/x")})]
     configs.append(TailnetConfig.from_file(written(tmp_path / "c.toml", toml(text))))
     assert {getattr(config, field) for config in configs} == {Path("/home/bob/x")}
 
@@ -415,14 +415,84 @@ def test_unreadable_file(tmp_path: Path) -> None:
 
 def test_environment_fills_fields(monkeypatch: pytest.MonkeyPatch) -> None:
     """from_env reads its variables where they are not empty, and what is given by name wins."""
-    values = {"HOSTNAME": "a", "STATE_DIR": "/s", "ROUTES": "10.0.0.0/8, fd00::/8,", "SOCKET": "/t"}
+    values = {"HOSTNAME": "a", "STATE_DIR": "/s", "ROUTES": "10.0.0.0/8, fd00::/8,"}
     environ = {f"TS_{k}": v for k, v in values.items()} | {"TS_TAGS": "tag:a", "TS_EPHEMERAL": ""}
     config = TailnetConfig.from_env(environ, hostname="b")
     assert (config.hostname, config.tags, config.ephemeral) == ("b", ("tag:a",), False)
     assert config.advertise_routes == ("10.0.0.0/8", "fd00::/8")
-    assert (config.state_dir, config.tailscaled_socket) == (Path("/s"), Path("/t"))
+    assert config.state_dir == Path("/s")
     monkeypatch.setenv("TS_EPHEMERAL", "true")
     assert TailnetConfig.from_env().ephemeral is True
+
+
+def test_environment_of_another_deployment() -> None:
+    """A variable of which the backend makes no use is not read: not even what is wrong with it."""
+    environ = {"TS_SOCKET": "/s", "TS_HOSTNAME": "not a name", "TS_STATE_DIR": "/d"}
+    theirs = TailnetConfig.from_env(environ, backend="tailscaled")
+    assert theirs.model_fields_set == {"backend", "tailscaled_socket"}
+    assert theirs.tailscaled_socket == Path("/s")
+    assert not theirs.ignored()
+    environ["TS_HOSTNAME"] = "api"
+    ours = TailnetConfig.from_env(environ, backend="tailscaled", tailscaled_managed=True)
+    assert (ours.hostname, ours.state_dir, ours.tailscaled_socket) == ("api", Path("/d"), None)
+    assert not ours.ignored()
+    assert TailnetConfig.from_env(environ).tailscaled_socket is None
+
+
+# --- of a tailscaled ---
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"tailscaled_managed": True}, {"tailscaled_socket": "/s"}, {"tailscaled_path": "/d"}],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_of_a_tailscaled_without_that_backend(fields: dict[str, Any], tmp_path: Path) -> None:
+    """It would be a node of another kind than was meant: an error, which says what to add."""
+    (name,) = fields
+    file = written(tmp_path / "file.json", json.dumps({"tailnet": fields}))
+    for make in (
+        lambda: TailnetConfig(**fields),
+        lambda: TailnetConfig.from_file(file),
+        lambda: TailnetConfig.from_env({}, **fields),
+        lambda: TailnetConfig().model_copy(update=fields),
+    ):
+        with pytest.raises(TailnetConfigError, match=f'{name}: only for backend="tailscaled"; add'):
+            make()
+    TailnetConfig(tailscaled_managed=False, tailscaled_socket=None, tailscaled_path=None)
+
+
+def test_what_a_tailscaled_ignores() -> None:
+    """What was given and is not used is named, with what to do; what is as by default is not."""
+    theirs = TailnetConfig(backend="tailscaled", hostname="api", port=7, ephemeral=False, tags=())
+    assert theirs.ignored().startswith("hostname, port (a tailscaled that runs has settings of")
+    assert "tailscale set" in theirs.ignored()
+    assert "tailscaled_managed=True" in theirs.ignored()
+    ours = TailnetConfig(backend="tailscaled", tailscaled_managed=True, tailscaled_socket="/s")
+    assert ours.ignored() == "tailscaled_socket (a managed tailscaled has a private one)"
+    assert not TailnetConfig(hostname="api", port=7).ignored()
+
+
+def test_a_socket_that_cannot_be_one(tmp_path: Path) -> None:
+    """A path that is too long is found at once, and what is at it when the node joins."""
+    long = "/" + "ä" * 60
+    with pytest.raises(TailnetConfigError, match=r"socket: is 121 bytes.*at most 10[37]"):
+        TailnetConfig(backend="tailscaled", tailscaled_socket=long)
+    (tmp_path / "file").touch()
+    for name, kind in (("", "a directory"), ("file", "no socket")):
+        config = TailnetConfig(backend="tailscaled", tailscaled_socket=tmp_path / name)
+        with pytest.raises(TailnetConfigError, match=f"is {kind}; give the socket of tailscaled"):
+            config.to_native({})
+    absent = TailnetConfig(backend="tailscaled", tailscaled_socket=tmp_path / "none")
+    assert absent.to_native({})["tailscaled_socket"] == str(tmp_path / "none")
+
+
+def test_the_tool_instead_of_the_daemon() -> None:
+    """`tailscale` is no daemon."""
+    with pytest.raises(TailnetConfigError, match=r"command-line tool.*tailscaled"):
+        TailnetConfig(
+            backend="tailscaled", tailscaled_managed=True, tailscaled_path="/usr/bin/tailscale"
+        )
 
 
 # --- what the node is given ---
@@ -431,7 +501,7 @@ def test_environment_fills_fields(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_document_for_the_library() -> None:
     """The library gets every field in plain JSON, and only what is shared of the environment."""
     fields: dict[str, Any] = {
-        "backend": "embedded", "hostname": "api", "auth_key": "k", "client_secret": "s",
+        "backend": "tailscaled", "hostname": "api", "auth_key": "k", "client_secret": "s",
         "tags": ["tag:a"], "control_url": "https://c", "state_dir": "/s", "ephemeral": True,
         "port": 5, "accept_routes": True, "exit_node": "exit", "advertise_routes": ["10.0.0.0/8"],
         "connect_timeout": 2.5, "allow_host_network": True, "log_level": "debug",
@@ -443,7 +513,8 @@ def test_document_for_the_library() -> None:
         environ
     )
     assert json.loads(json.dumps(document)) == fields | {
-        "process": {"log_upload": True, "env": shared}
+        "tailscaled_socket": "",  # a managed one has a private one
+        "process": {"log_upload": True, "env": shared},
     }
 
 

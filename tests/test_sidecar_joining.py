@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import tempfile
 import threading
@@ -24,7 +25,14 @@ from tailnet.testing import Testnet
 from tests.conftest import WAIT, nothing_left
 from tests.daemon import NOBODY, Daemon, Proxy
 from tests.faces import Face
-from tests.sidecar import beside, program, root, said
+from tests.sidecar import beside, config, program, root, said
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _offline(net: Testnet) -> None:
+    """What an offline tailnet sets is the whole process's, from its first node on."""
+    del net
+
 
 # What the daemon's socket is asked first is answered within a second; the rest is Python's.
 AT_ONCE = 1.5
@@ -58,6 +66,20 @@ def test_it_is_the_daemons_node(face: Face, daemon: Daemon) -> None:
             if hasattr(node.status().self, "stable_id")
             else True
         )
+
+
+def test_what_is_not_used(daemon: Daemon, caplog: pytest.LogCaptureFixture) -> None:
+    """What was given and the daemon decides is a warning; no line bears the name not used."""
+    caplog.set_level("INFO", "tailnet")
+    with beside(daemon, hostname="other", ephemeral=True) as node, node.listen(":0"):
+        assert "other" not in repr(node)
+    (line,) = [r for r in caplog.records if "not used" in r.getMessage()]
+    assert line.levelname == "WARNING"
+    assert line.getMessage().startswith("[tailscaled] not used: ephemeral, hostname (")
+    assert "[other]" not in caplog.text
+    caplog.clear()
+    with beside(daemon):
+        assert "not used" not in caplog.text
 
 
 def test_no_socket(face: Face, tmp_path: Path) -> None:
@@ -119,7 +141,8 @@ def test_something_else_listens(face: Face, short: str, answer: str) -> None:
         thread = threading.Thread(target=serve)
         thread.start()
         try:
-            refused(face, short, TailnetNotRunning, f"{short} does not answer as a tailscaled")
+            how = "" if answer == "silence" else " as a tailscaled"
+            refused(face, short, TailnetNotRunning, f"{short} does not answer{how}")
         finally:
             listener.shutdown(socket.SHUT_RDWR)
             thread.join()
@@ -161,6 +184,33 @@ def test_stopped_and_logged_out(net: Testnet, face: Face) -> None:
         daemon.cli("up")
         daemon.logout()
         refused(face, daemon.socket, TailnetNotRunning, "logged out.*tailscale up.*auth_key")
+
+
+@pytest.mark.parametrize("who", ["tailscale", "we"])
+def test_a_key_after_a_wrong_one(face: Face, net: Testnet, who: str) -> None:
+    """What control said of an earlier key is not said of this one; and a key is tried each time."""
+    wrong = {"control_url": net.url, "auth_key": "tskey-auth-wrong"}
+    with Daemon(net) as daemon:
+        if who == "tailscale":
+            with pytest.raises(AssertionError, match="invalid"):
+                daemon.up("first", "--timeout=1s", auth_key="tskey-auth-wrong")
+        name = daemon.get("prefs")["Hostname"] or daemon.status()["Self"]["HostName"]
+        for _ in range(2):
+            match = f'refused node "{name}": invalid'
+            refused(face, daemon.socket, TailnetAuthError, match, within=WAIT, **wrong)
+        with face.node(config(daemon, control_url=net.url, auth_key=net.auth_key)) as node:
+            assert node.status().state == "Running"
+
+
+def test_no_program_is_run_for_a_hint(tmp_path: Path) -> None:
+    """Tailscale's client asks systemctl about a daemon that is gone, each time that it looks."""
+    hint = tmp_path / "systemctl"
+    hint.write_text(f"#!/bin/sh\ntouch {tmp_path}/asked")
+    hint.chmod(0o755)
+    path = str(tmp_path / "none")
+    with program(path, "attempt(up)", PATH=f"{tmp_path}:{os.environ['PATH']}") as other:
+        assert said(other).startswith("TailnetNotRunning False True ")
+    assert not (tmp_path / "asked").exists()
 
 
 def test_another_control_server(face: Face, daemon: Daemon) -> None:

@@ -77,10 +77,10 @@ class LocalNode:
     @property
     def name(self) -> str:
         """The name it was given, or asks for."""
-        return self.hostname or self.config.hostname
+        return self.hostname or self.config.called()
 
     def __repr__(self) -> str:
-        where = f"{self.fqdn} {self.ips[0]}" if self.joined else self.config.hostname
+        where = f"{self.fqdn} {self.ips[0]}" if self.joined else self.config.called()
         state = "closed" if self.closed else "up" if self.joined else "not joined"
         return f"{where} {self.config.backend} {state}"
 
@@ -177,7 +177,7 @@ class LocalNode:
                 self._document = document
                 _live.add(self)
                 if ignored := self.config.ignored():
-                    log.info("[%s] not used: %s", self.name, ignored)
+                    log.warning("[%s] not used: %s", self.name, ignored)
             return self._handle
 
     def close(self, timeout: float) -> Steps[None]:

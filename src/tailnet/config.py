@@ -24,6 +24,7 @@ import os
 import pwd
 import re
 import shutil
+import stat
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -81,6 +82,9 @@ SHARED = {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "SSL_CERT_FILE",
 _SBIN = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin")
 
 _OF_TAILSCALED = {"tailscaled_socket", "tailscaled_managed", "tailscaled_path"}
+# What fits into a sockaddr_un, with a NUL.
+_LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
+
 # What is decided where the daemon is set up.
 _OF_THE_NODE = {
     "hostname",
@@ -188,7 +192,9 @@ class TailnetConfig(Settings):
         default="embedded", description="A node in this process, or a tailscaled that runs."
     )
     tailscaled_socket: File | None = Field(
-        default=None, description="tailscaled's socket. None: where Tailscale puts it."
+        default=None,
+        description="tailscaled's socket. None: where Tailscale puts it. from_env, for "
+        'backend="tailscaled": TS_SOCKET.',
     )
     tailscaled_managed: bool = Field(
         default=False,
@@ -289,13 +295,20 @@ class TailnetConfig(Settings):
     def from_env(cls, environ: Mapping[str, str] | None = None, **fields: Any) -> Self:
         """Take fields from TS_* variables; those given by name win.
 
+        A variable of which the backend makes no use is not read: it is there for somebody else.
+        So TS_SOCKET alone does not make a program use a tailscaled; `backend` is given by name.
+
         Args:
             environ: The environment; None is os.environ.
             **fields: As of TailnetConfig.
         """
         environ = os.environ if environ is None else environ
+        managed = bool(fields.get("tailscaled_managed"))
+        unused, _ = _unused(fields.get("backend", "embedded"), managed=managed)
         found: dict[str, Any] = {
-            field: environ[name] for name, field in VARIABLES.items() if environ.get(name)
+            field: environ[name]
+            for name, field in VARIABLES.items()
+            if environ.get(name) and field not in unused
         }
         return cls(**{**found, **fields})
 
@@ -349,8 +362,30 @@ class TailnetConfig(Settings):
         _refuse_key(value or "")
         return value
 
+    @field_validator("tailscaled_socket")
+    @classmethod
+    def _check_socket(cls, value: Path | None) -> Path | None:
+        if value is not None and (length := len(os.fsencode(value))) > _LONGEST_SOCKET:
+            raise ValueError(
+                f"is {length} bytes long, and the path of a socket has at most {_LONGEST_SOCKET};"
+                " use a shorter one, such as a symbolic link to it"
+            )
+        return value
+
+    @field_validator("tailscaled_path")
+    @classmethod
+    def _check_tailscaled(cls, value: Path | None) -> Path | None:
+        if value is not None and value.name == "tailscale":
+            raise ValueError("is the command-line tool tailscale; give the daemon, tailscaled")
+        return value
+
     @model_validator(mode="after")
     def _check_together(self) -> TailnetConfig:
+        given = sorted(_OF_TAILSCALED & self._given())
+        if self.backend == "embedded" and given:
+            raise ValueError(
+                f'{", ".join(given)}: only for backend="tailscaled"; add that, or leave it out'
+            )
         if self.client_secret is not None and not self.tags:
             raise ValueError(
                 "client_secret: needs tags, because a key it makes is for tagged nodes"
@@ -369,6 +404,23 @@ class TailnetConfig(Settings):
         except ValueError as e:
             problem = f"TS_CONTROL_URL: {e}"
         raise TailnetConfigError(problem)
+
+    def resolved_socket(self) -> str:
+        """Return the path of the daemon's socket; "" is where Tailscale puts it."""
+        if self.tailscaled_socket is None or not self._daemon_is_theirs():
+            return ""
+        path = self.tailscaled_socket
+        try:
+            mode = path.stat().st_mode
+        except OSError:  # joining says it: a daemon may come yet
+            return str(path)
+        if stat.S_ISSOCK(mode):
+            return str(path)
+        kind = "a directory" if stat.S_ISDIR(mode) else "no socket"
+        raise TailnetConfigError(
+            f"tailscaled_socket: {path} is {kind}; give the socket of tailscaled itself, such as"
+            " /run/tailscale/tailscaled.sock, or leave it out"
+        )
 
     def resolved_state_dir(self, environ: Mapping[str, str]) -> str:
         """Return the state directory; "" keeps the state in memory."""
@@ -432,7 +484,7 @@ class TailnetConfig(Settings):
             "connect_timeout": self.connect_timeout,
             "allow_host_network": self.allow_host_network,
             "log_level": self.log_level,
-            "tailscaled_socket": str(self.tailscaled_socket or ""),
+            "tailscaled_socket": self.resolved_socket(),
             "tailscaled_managed": self.tailscaled_managed,
             "tailscaled_path": self._resolved_tailscaled(environ),
             "process": {"log_upload": self.log_upload, "env": _shared_environment(environ)},
@@ -451,15 +503,23 @@ class TailnetConfig(Settings):
     def _daemon_is_theirs(self) -> bool:
         return self.backend == "tailscaled" and not self.tailscaled_managed
 
+    def called(self) -> str:
+        """Return what the node is called as long as it has not joined."""
+        return "tailscaled" if self._daemon_is_theirs() else self.hostname
+
+    def _given(self) -> set[str]:
+        """Return the fields that were set, to something else than their defaults."""
+        fields = type(self).model_fields
+        return {
+            name
+            for name in self.model_fields_set
+            if name == "hostname" or getattr(self, name) != fields[name].default
+        }
+
     def ignored(self) -> str:
         """Say which fields were given that this backend does not use, and why; or ""."""
-        if self.backend == "embedded":
-            names, why = _OF_TAILSCALED, 'they are for backend="tailscaled"'
-        elif self._daemon_is_theirs():
-            names, why = _OF_THE_NODE, "a tailscaled that runs has settings of its own"
-        else:
-            names, why = {"tailscaled_socket"}, "a managed tailscaled has a private one"
-        given = sorted(names & self.model_fields_set)
+        names, why = _unused(self.backend, managed=self.tailscaled_managed)
+        given = sorted(names & self._given())
         return f"{', '.join(given)} ({why})" if given else ""
 
 
@@ -470,6 +530,18 @@ def _documented(cls: type[TailnetConfig]) -> str:
 
 
 TailnetConfig.__doc__ = _documented(TailnetConfig)
+
+
+def _unused(backend: str, *, managed: bool) -> tuple[set[str], str]:
+    """Return the fields that a backend does not use, and why."""
+    if backend != "tailscaled":
+        return _OF_TAILSCALED, 'for backend="tailscaled"'
+    if managed:
+        return {"tailscaled_socket"}, "a managed tailscaled has a private one"
+    return _OF_THE_NODE, (
+        "a tailscaled that runs has settings of its own: `tailscale set` changes them, and"
+        " tailscaled_managed=True runs one for this program"
+    )
 
 
 def _section(path: Path, document: Any) -> dict[str, Any]:

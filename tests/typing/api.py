@@ -91,6 +91,8 @@ def configuration(path: Path) -> None:
     assert_type(config.resolved_auth_key({}), str)
     assert_type(config.resolved_control_url({}), str)
     assert_type(config.resolved_state_dir({}), str)
+    assert_type(config.resolved_socket(), str)
+    assert_type(config.called(), str)
     assert_type(config.ignored(), str)
     policy = RetryPolicy(retries=3, first_delay=0.5, factor=2, max_delay=10, jitter=0)
     assert_type(policy.retries, int)
