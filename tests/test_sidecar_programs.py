@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
+import http.server
+import socketserver
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +15,7 @@ import pytest
 
 from tailnet import AsyncTailnet, Tailnet, TailnetConfig, TailnetHandle
 from tailnet.testing import Testnet
-from tests.conftest import WAIT, eventually
+from tests.conftest import WAIT, eventually, nothing_left
 from tests.daemon import Daemon
 
 
@@ -66,3 +71,57 @@ def test_one_line_moves_a_program(
             return b"".join(iter(lambda: near.recv(100), b""))
 
     assert how(config, call) == b"peer said hello"
+
+
+# --- servers of the standard library, which half-close each connection ---
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Says who asks and gives back what was sent; HTTP/1.0 ends the connection then."""
+
+    def do_POST(self) -> None:
+        """Answer."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Client", self.client_address[0])
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+class Threading(socketserver.ThreadingMixIn, http.server.HTTPServer):
+    """A thread for each request."""
+
+
+@pytest.mark.parametrize("kind", [http.server.HTTPServer, Threading])
+def test_http_server(
+    node: TailnetHandle,
+    peer: TailnetHandle,
+    capfd: pytest.CaptureFixture[str],
+    kind: type[http.server.HTTPServer],
+) -> None:
+    """Request after request is answered whole, although a half-close is not supported."""
+    server = kind(("", 0), Handler, bind_and_activate=False)
+    server.socket.close()
+    body = bytes(range(256)) * 1000
+    with nothing_left(), node.listen(":0") as listener:
+        server.socket = listener
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
+        thread.start()
+        try:
+            for turn in range(10):
+                asking = http.client.HTTPConnection("node", timeout=WAIT)
+                asking.sock = peer.dial((str(node.ip), listener.getsockname()[1]), timeout=WAIT)
+                with contextlib.closing(asking):
+                    asking.request("POST", f"/{turn}", body)
+                    answer = asking.getresponse()
+                    assert (answer.status, answer.getheader("Client")) == (200, str(peer.ip))
+                    assert answer.read() == body
+                assert thread.is_alive()
+        finally:
+            server.shutdown()
+            thread.join()
+            server.server_close()
+    assert capfd.readouterr() == ("", "")  # socketserver prints what a request raises
