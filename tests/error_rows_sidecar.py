@@ -83,7 +83,7 @@ except TailnetError as e:
 """
 
 
-def as_nobody(place: Place, path: str) -> None:
+def as_nobody(place: Place, path: str) -> object:
     """Fail as another user does, who joins and listens."""
     with program(path, AS_NOBODY, NOBODY) as other:
         place.began, error = pickle.loads(bytes.fromhex(said(other)))

@@ -451,12 +451,13 @@ def test_of_a_tailscaled_without_that_backend(fields: dict[str, Any], tmp_path: 
     """It would be a node of another kind than was meant: an error, which says what to add."""
     (name,) = fields
     file = written(tmp_path / "file.json", json.dumps({"tailnet": fields}))
-    for make in (
+    makers: list[Callable[[], TailnetConfig]] = [
         lambda: TailnetConfig(**fields),
         lambda: TailnetConfig.from_file(file),
         lambda: TailnetConfig.from_env({}, **fields),
         lambda: TailnetConfig().model_copy(update=fields),
-    ):
+    ]
+    for make in makers:
         with pytest.raises(TailnetConfigError, match=f'{name}: only for backend="tailscaled"; add'):
             make()
     TailnetConfig(tailscaled_managed=False, tailscaled_socket=None, tailscaled_path=None)

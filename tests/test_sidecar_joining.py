@@ -34,6 +34,10 @@ def _offline(net: Testnet) -> None:
     del net
 
 
+# A process to which /run is empty.
+MOUNT = 'mount -t tmpfs none /run && exec "$0" "$@"'
+OWN_RUN = ("unshare", "--mount", "sh", "-c", MOUNT)
+
 # What the daemon's socket is asked first is answered within a second; the rest is Python's.
 AT_ONCE = 1.5
 
@@ -96,6 +100,20 @@ def short() -> Iterator[str]:
     """A path that fits into the name of a unix socket."""
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         yield directory + "/s"
+
+
+@root
+def test_the_usual_place(daemon: Daemon) -> None:
+    """Without tailscaled_socket it is the one that Tailscale puts there."""
+    code = """
+        attempt(lambda: Tailnet(backend="tailscaled", control_url=%r).up().hostname)
+        os.mkdir("/run/tailscale"), os.symlink(path, "/run/tailscale/tailscaled.sock")
+        attempt(lambda: Tailnet(backend="tailscaled", control_url=%r).up().hostname)
+    """
+    url = daemon.net.url
+    with program(daemon.socket, code % (url, url), before=OWN_RUN) as other:
+        assert "there is no socket /var/run/tailscale/tailscaled.sock" in said(other)
+        assert said(other) == "daemon"
 
 
 def test_a_stale_socket(face: Face, short: str) -> None:

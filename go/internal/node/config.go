@@ -2,7 +2,7 @@
 // and what it can be asked. Backends differ (embedded.go, sidecar.go); the
 // rest does not know which it has.
 //
-// Read config.go, node.go, session.go, cache.go and watch.go for what every node has;
+// Read config.go, node.go, session.go, bus.go, cache.go and watch.go for what every node has;
 // embedded.go, up.go, classify.go, then listen.go, dial.go and far.go for the life of a
 // connection in this process; sidecar.go, localapi.go, joining.go, serve.go, through.go,
 // tun.go and child.go for that through a tailscaled.
