@@ -169,6 +169,7 @@ class TailnetHandle(HandleBase):
             TailnetListenError: the port is taken (EADDRINUSE), or the address is not the node's
                 (EADDRNOTAVAIL).
             TailnetConfigError: the address makes no sense.
+            TailnetNotRunning: the tailscaled behind it is gone, or does not answer.
             TailnetClosed: the node was closed.
 
         After a failure or an interrupt nothing is left of it. For TLS wrap each accepted
@@ -192,6 +193,7 @@ class TailnetHandle(HandleBase):
             TailnetDialError: any other failure; `errno` says which.
             TailnetTimeout: `timeout` passed.
             TailnetAuthError: this node is no longer logged in.
+            TailnetNotRunning: the tailscaled behind it is gone, or does not answer.
             TailnetClosed: the node was closed.
 
         After a failure or an interrupt nothing is left of it.
@@ -230,6 +232,7 @@ class TailnetHandle(HandleBase):
             TailnetPeerNotFound: nobody on the tailnet has that address.
             TailnetConfigError: `target` has no address, or is not connected.
             TailnetTimeout: `timeout` passed.
+            TailnetNotRunning: the tailscaled behind it is gone, or does not answer.
             TailnetClosed: the node was closed.
         """
         return wait(self._node.whois(target, timeout))
@@ -239,6 +242,7 @@ class TailnetHandle(HandleBase):
 
         Raises:
             TailnetTimeout: `timeout` (seconds) passed.
+            TailnetNotRunning: the tailscaled behind it is gone, or does not answer.
             TailnetClosed: the node was closed.
         """
         return wait(self._node.status(timeout))
