@@ -42,6 +42,7 @@ type progress struct {
 	loginKnown string // the URL the caller knows about already
 	errMessage string
 	loginError string // health's login-state
+	stale      string // what that was before we logged in: an answer to another key
 }
 
 // note takes a notification in. Absent fields mean "as before"; health comes whole.
@@ -63,7 +64,22 @@ func (p *progress) note(n ipn.Notify) {
 		if strings.HasSuffix(p.loginError, context.Canceled.Error()) {
 			p.loginError = "" // of an attempt that a newer one took the place of
 		}
+		if p.stale != "" && p.loginError == p.stale {
+			p.loginError = "" // health comes whole with any change, and keeps this until there is another
+		} else {
+			p.stale = ""
+		}
 	}
+}
+
+// begins takes in how things are before we log in. That control cannot be reached is as true
+// with one key as with another.
+func (p *progress) begins(n ipn.Notify) {
+	p.note(n)
+	if p.loginError != "" && (refusedRegistration.MatchString(p.loginError) || !wayToControl.MatchString(p.loginError)) {
+		p.stale, p.loginError = p.loginError, ""
+	}
+	p.url, p.errMessage = "", ""
 }
 
 func (p *progress) waitsForPerson() bool {

@@ -38,20 +38,16 @@ func (l *life) join(ctx context.Context, args UpArgs) (*Identity, error) {
 		if err := l.hopeless(st.BackendState); err != nil {
 			return nil, err
 		}
-		mask := upMask
-		if stuck := st.BackendState == ipn.NoState.String() && l.key() != ""; stuck ||
-			st.BackendState == ipn.NeedsLogin.String() && l.url == "" {
-			if stuck { // what is wrong with it is so without the key
-				mask &^= ipn.NotifyInitialHealthState
-			}
-			err = l.login(ctx, prefs)
+		var login func(context.Context) error
+		stuck := st.BackendState == ipn.NoState.String() && l.key() != ""
+		if stuck || st.BackendState == ipn.NeedsLogin.String() && l.url == "" {
+			login = func(ctx context.Context) error { return l.login(ctx, prefs) }
 		} else if l.child != nil && l.url == "" {
-			err = l.resume(ctx, prefs)
+			if err := l.resume(ctx, prefs); err != nil {
+				return nil, err
+			}
 		}
-		if err != nil {
-			return nil, err
-		}
-		if err := l.awaitRunning(ctx, l.cfg, l.log, args, mask); err != nil {
+		if err := l.awaitRunning(ctx, l.cfg, l.log, args, login); err != nil {
 			return nil, err
 		}
 	}

@@ -44,7 +44,7 @@ func (e *embedded) up(ctx context.Context, args UpArgs) (*Identity, error) {
 
 // join waits until the server runs, and makes it ready.
 func (e *embedded) join(ctx context.Context, s *server, args UpArgs) (*Identity, error) {
-	if err := s.awaitRunning(ctx, e.cfg, e.log, args, upMask); err != nil {
+	if err := s.awaitRunning(ctx, e.cfg, e.log, args, nil); err != nil {
 		return nil, err
 	}
 	if err := s.settle(ctx, e.cfg); err != nil {
@@ -64,8 +64,9 @@ func (e *embedded) join(ctx context.Context, s *server, args UpArgs) (*Identity,
 
 const upMask = ipn.NotifyInitialState | ipn.NotifyInitialHealthState | ipn.NotifyInitialPrefs
 
-// awaitRunning watches the IPN bus until a row decides.
-func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args UpArgs, mask ipn.NotifyWatchOpt) error {
+// awaitRunning watches the IPN bus until a row decides. login, where there is one, is called
+// once the bus is watched: control's answer is heard, and not taken for one to an earlier key.
+func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args UpArgs, login func(context.Context) error) error {
 	// tsnet's Up waits for ever where control cannot be reached; and its Close takes
 	// 5 s while a watcher is open, so this one ends before we return.
 	ctx, cancel := context.WithCancel(ctx)
@@ -73,7 +74,7 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 	notes := make(chan ipn.Notify)
 	lost := make(chan struct{}, 1)
 	bridge.Go(func() {
-		s.watchBus(ctx, mask, func(n ipn.Notify) { deliver(ctx, notes, n) }, func() {
+		s.watchBus(ctx, upMask, func(n ipn.Notify) { deliver(ctx, notes, n) }, func() {
 			select {
 			case lost <- struct{}{}:
 			default:
@@ -110,6 +111,10 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 				silence.Reset(c.connectTimeout())
 				continue
 			}
+			if w.stale != "" { // it is what control says of this key too
+				w.loginError, w.stale = w.stale, ""
+				break
+			}
 			return fault.New(fault.Connect, "no answer from %s within %v (state %v)", c.controlName(), c.connectTimeout(), w.state)
 		case <-loginGrace.C:
 			if !args.WaitForPerson {
@@ -121,7 +126,15 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 			}
 		case n := <-notes:
 			before := w.state
-			w.note(n)
+			if login != nil {
+				w.begins(n)
+				if err := login(ctx); err != nil {
+					return err
+				}
+				login = nil
+			} else {
+				w.note(n)
+			}
 			if w.state != before {
 				silence.Reset(c.connectTimeout())
 			}
