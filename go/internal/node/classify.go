@@ -66,7 +66,7 @@ func (p *progress) note(n ipn.Notify) {
 		}
 		if p.stale != "" && p.loginError == p.stale {
 			p.loginError = "" // health comes whole with any change, and keeps this until there is another
-		} else {
+		} else if p.loginError != "" {
 			p.stale = ""
 		}
 	}

@@ -82,6 +82,7 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 		})
 	})
 
+	var begun chan error // what is heard until the login has begun is of an earlier one
 	var w progress
 	w.loginKnown = args.KnownURL
 	// The caller may have seen the login through just now: the news takes a moment.
@@ -99,6 +100,11 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case err := <-begun:
+			if err != nil {
+				return err
+			}
+			login, begun = nil, nil
 		case <-lost: // a daemon; it may be back already, with the login that was begun
 			if s.whyGone == nil {
 				continue
@@ -128,10 +134,10 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 			before := w.state
 			if login != nil {
 				w.begins(n)
-				if err := login(ctx); err != nil {
-					return err
+				if begun == nil {
+					begun = make(chan error, 1)
+					bridge.Go(func() { begun <- login(ctx) })
 				}
-				login = nil
 			} else {
 				w.note(n)
 			}
