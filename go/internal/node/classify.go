@@ -42,6 +42,7 @@ type progress struct {
 	loginKnown string // the URL the caller knows about already
 	errMessage string
 	loginError string // health's login-state
+	heard      bool   // ErrMessage of this login cannot have been missed, and health may be late with an earlier one's
 	stale      string // what that was before we logged in: an answer to another key
 }
 
@@ -79,7 +80,7 @@ func (p *progress) begins(n ipn.Notify) {
 	if p.loginError != "" && (refusedRegistration.MatchString(p.loginError) || !wayToControl.MatchString(p.loginError)) {
 		p.stale, p.loginError = p.loginError, ""
 	}
-	p.url, p.errMessage = "", ""
+	p.url, p.errMessage, p.heard = "", "", true
 }
 
 func (p *progress) waitsForPerson() bool {
@@ -92,7 +93,7 @@ func (p *progress) decide(c *Config, waitForPerson bool) (running bool, _ *fault
 	// Health has the same words a moment before ErrMessage does (controlclient,
 	// authRoutine), and has them still for who came too late for that.
 	said := p.errMessage
-	if said == "" && !wayToControl.MatchString(p.loginError) {
+	if said == "" && !p.heard && !wayToControl.MatchString(p.loginError) {
 		said = p.loginError
 	}
 	switch {

@@ -117,8 +117,8 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 				silence.Reset(c.connectTimeout())
 				continue
 			}
-			if w.stale != "" { // it is what control says of this key too
-				w.loginError, w.stale = w.stale, ""
+			if said := cmp.Or(w.loginError, w.stale); w.heard && said != "" { // control says it of this key too
+				w.loginError, w.stale, w.heard = said, "", false
 				break
 			}
 			return fault.New(fault.Connect, "no answer from %s within %v (state %v)", c.controlName(), c.connectTimeout(), w.state)
