@@ -28,7 +28,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from . import _lib, _listener, _logs, _ops, _scratch
 from ._fd import Fd
@@ -344,8 +344,9 @@ def target_text(target: Any) -> str:
     if isinstance(target, str):
         return target
     if isinstance(target, (tuple, list)):
-        address_text(target)  # for its error
-        return str(target[0])
+        pair = cast("tuple[Any, ...]", target)
+        address_text(pair)  # for its error
+        return str(pair[0])
     raise TailnetConfigError(f"whois: {target!r} is no address of the tailnet, and no connection")
 
 

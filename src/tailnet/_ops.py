@@ -73,7 +73,7 @@ def answer(source: Fd, deadline: float | None, what: str) -> Steps[Any]:
     Raises: as reply(); the descriptor is left open.
     """
     text = bytearray()
-    while text[-1:] != b"\n":
+    while not text.endswith(b"\n"):
         if (yield from _read(source, source.receive_line, text, deadline, what)):
             raise TailnetInternalError(f"the library ended without {what}")
     document = json.loads(text)
