@@ -72,6 +72,12 @@ def logged_out(place: Place) -> object:
     return through(place, running.socket).up()
 
 
+def client_secret(place: Place) -> object:
+    running = place.stack.enter_context(Daemon(place.net))
+    oauth = {"client_secret": "secret", "tags": ["tag:x"]}
+    return through(place, running.socket, control_url=place.net.url, **oauth).up()
+
+
 AS_NOBODY = """
 try:
     began = time.monotonic()  # one clock for all processes
@@ -186,6 +192,13 @@ SIDECAR = [
         'backend="tailscaled"',
         ValueError,
         note="before anything starts",
+    ),
+    Row(
+        "the daemon needs a login, and there is an OAuth secret for it",
+        client_secret,
+        TailnetUnsupported,
+        1,
+        "auth_key",
     ),
     Row("the daemon is stopped", stopped, TailnetNotRunning, 1, "tailscale up"),
     Row(

@@ -138,6 +138,10 @@ func (l *life) hopeless(state string) error {
 	return nil
 }
 
+// oauthSecret begins what `tailscale up` and tsnet take for a client secret, and tailscaled
+// itself does not (feature/oauthkey).
+const oauthSecret = "tskey-client-"
+
 func (l *life) key() string { return cmp.Or(l.cfg.AuthKey, l.cfg.ClientSecret) }
 
 // sameControl: a daemon that is on another tailnet than the configuration says is a mistake.
@@ -153,6 +157,10 @@ func (l *life) sameControl(prefs *ipn.Prefs) error {
 // login does what `tailscale up --auth-key` does. A daemon that is not ours keeps its
 // other preferences.
 func (l *life) login(ctx context.Context, prefs *ipn.Prefs) error {
+	if key := l.key(); key != "" && key != l.cfg.AuthKey || strings.HasPrefix(key, oauthSecret) {
+		return fault.New(fault.Unsupported, "cannot log tailscaled at %s in with an OAuth client secret, which only the embedded backend makes a key of; "+
+			"make one and give it as auth_key, or use backend=\"embedded\"", l.where)
+	}
 	if err := l.prefer(prefs); err != nil {
 		return err
 	}
