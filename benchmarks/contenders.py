@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -157,14 +158,21 @@ class Pair:
     Args:
         contender: Which.
         symbols: Where the library and the Go end are that the ends run instead; see profiles.py.
+        environ: What is set for the ends besides; see tuning.py.
 
     Attributes:
         start_ms: How long each end took from nothing to being on the tailnet, by role.
     """
 
-    def __init__(self, contender: Contender, symbols: Path | None = None) -> None:
+    def __init__(
+        self,
+        contender: Contender,
+        symbols: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self.contender = contender
         self._symbols = symbols
+        self._environ = {**os.environ, **(environ or {})}
         self.start_ms: dict[str, float] = {}
         self._stack = contextlib.ExitStack()
 
@@ -200,7 +208,7 @@ class Pair:
             command = [sys.executable, "-m", "benchmarks.end", f"--face={spec.face}"]
             words += [f"--transport={transport}"]
             words += [f"--tailscaled={tailscaled()}"] if transport == "managed" else []
-        env = dict(os.environ)
+        env = dict(self._environ)
         if self._symbols:  # it comes before the library beside the extension
             env["LD_LIBRARY_PATH"] = str(self._symbols)
         end = stack.enter_context(End([*command, *words], f"{self.contender.name} {role}", env))
