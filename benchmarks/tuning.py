@@ -1,7 +1,7 @@
 """What settings change: `python -m benchmarks.tuning` prints a table for docs/performance.md.
 
-One contender, ours with threads, under one setting after the other, in turn, as in __main__.py. Each
-figure is the median of the ratios to the run of the same round with nothing set.
+One contender, ours with threads, under one setting after the other, in turn, as in __main__.py.
+Each figure is the median of the ratios to the run of the same round with nothing set.
 """
 
 from __future__ import annotations
