@@ -83,6 +83,11 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 	})
 
 	var begun chan error // what is heard until the login has begun is of an earlier one
+	begin := func() {
+		begun = make(chan error, 1)
+		bridge.Go(func() { begun <- login(ctx) })
+	}
+	again := login
 	var w progress
 	w.loginKnown = args.KnownURL
 	// The caller may have seen the login through just now: the news takes a moment.
@@ -135,8 +140,7 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 			if login != nil {
 				w.begins(n)
 				if begun == nil {
-					begun = make(chan error, 1)
-					bridge.Go(func() { begun <- login(ctx) })
+					begin()
 				}
 			} else {
 				w.note(n)
@@ -149,6 +153,14 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 			}
 		}
 		running, err := w.decide(c, args.WaitForPerson)
+		if err != nil && err.Code == fault.Auth && again != nil {
+			// A daemon that knows the tailnet tries by itself, without our key, and its refusal
+			// may come after our login has begun. Only the second one is surely ours.
+			login, again = again, nil
+			w.begins(ipn.Notify{})
+			begin()
+			continue
+		}
 		if err != nil {
 			err.Message = log.redact(err.Message)
 			s.url = w.url
