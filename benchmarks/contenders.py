@@ -172,7 +172,7 @@ class Pair:
     ) -> None:
         self.contender = contender
         self._symbols = symbols
-        self._environ = {**os.environ, **(environ or {})}
+        self._environ = environ or {}
         self.start_ms: dict[str, float] = {}
         self._stack = contextlib.ExitStack()
 
@@ -208,7 +208,7 @@ class Pair:
             command = [sys.executable, "-m", "benchmarks.end", f"--face={spec.face}"]
             words += [f"--transport={transport}"]
             words += [f"--tailscaled={tailscaled()}"] if transport == "managed" else []
-        env = dict(self._environ)
+        env = {**os.environ, **self._environ}  # with what the offline tailnet has set
         if self._symbols:  # it comes before the library beside the extension
             env["LD_LIBRARY_PATH"] = str(self._symbols)
         end = stack.enter_context(End([*command, *words], f"{self.contender.name} {role}", env))

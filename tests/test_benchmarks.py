@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from benchmarks import imports, limits, report, svg
+from benchmarks import contenders, imports, limits, report, svg
 from benchmarks.contenders import CONTENDERS, DEFAULT
 from benchmarks.figures import FIGURES
 from benchmarks.limits import LIMITS, Limit, judge
@@ -16,6 +17,7 @@ from benchmarks.perf import OTHER, PYTHON, by_category, category, innermost, par
 from benchmarks.phases import PHASES, SHORT
 from benchmarks.results import Results, Spread, load
 from benchmarks.services import answer_length, percentiles
+from tailnet.testing._control import KNOBS
 
 
 def results(*figures: tuple[str, str, list[float]], first: int = 0) -> Results:
@@ -69,6 +71,23 @@ def test_memory_that_stays_is_compared_with_the_same_node_when_idle() -> None:
     limit = next(each for each in LIMITS if each.figure == "rss_settled_client")
     made = results(("rss_settled_client", "sync", [100]), ("rss_idle_client", "sync", [50]))
     assert judge(limit, made).measured == Spread(50, 50, 50, 1)
+
+
+def test_ends_are_kept_from_calling_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the offline tailnet sets to keep Tailscale's code in reaches every process."""
+    seen: list[dict[str, str]] = []
+
+    def end(command: list[str], about: str, env: dict[str, str]) -> NoReturn:
+        seen.append(env)
+        raise contenders.EndError(f"{about}: {command}")
+
+    monkeypatch.setattr(contenders, "End", end)
+    for name in KNOBS:
+        monkeypatch.delenv(name, raising=False)
+    pair = contenders.Pair(CONTENDERS["sync"], environ={"GOGC": "50"})
+    with pytest.raises(contenders.EndError), pair:
+        pass
+    assert {**KNOBS, "GOGC": "50"}.items() <= seen[0].items()
 
 
 def test_our_import_is_compared_with_pydantics_own() -> None:
