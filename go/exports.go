@@ -79,7 +79,7 @@ func tailnet_stats(answer *C.tailnet_answer) C.int32_t {
 		})
 		ours, all := bridge.Goroutines()
 		return map[string]any{"goroutines": all, "own_goroutines": ours, "nodes": nodes.Len(),
-			"listeners": listening, "connections": connections, "heap_bytes": m.HeapAlloc}, nil
+			"listeners": listening, "connections": connections, "heap_bytes": m.HeapAlloc, "stack_bytes": m.StackInuse}, nil
 	})
 }
 

@@ -12,11 +12,12 @@ import (
 
 // Far is the tailnet's end of a connection.
 type Far interface {
+	// Read reads what is there, and returns ErrNothing where that is nothing.
 	io.ReadWriter
 
-	// AwaitReadable returns nil once Read will not block. An idle connection waits
-	// here, and so holds no buffer. io.EOF and errors are as of Read.
-	AwaitReadable() error
+	// Await has f called once there is something, or an end, in a goroutine of its own.
+	// An idle connection waits so, and holds neither a buffer nor a goroutine for it.
+	Await(f func())
 
 	CloseWrite() error
 
@@ -56,9 +57,12 @@ const (
 	quiet = 300 * time.Millisecond
 )
 
+// ErrNothing is what Read returns where there is nothing to read yet.
+var ErrNothing = errors.New("nothing to read yet")
+
 // A Conn pumps between the tailnet and a unix socket of Python's, in both
-// directions and with half-close both ways. Two goroutines, no thread, no buffer
-// while idle.
+// directions and with half-close both ways. While idle it has one goroutine, no thread and
+// no buffer.
 type Conn struct {
 	ID   uint64
 	far  Far
@@ -68,14 +72,18 @@ type Conn struct {
 	received   atomic.Int64 // bytes from the tailnet, for quiet
 	finSent    atomic.Bool
 	unread     atomic.Bool // Python has gone, and the peer goes on sending
+	discard    bool        // inward's: Python wants to read no more
 	drainBegun chan struct{}
 	done       chan struct{}
 }
 
-// inward moves tailnet to Python until the peer ends.
+// inward moves what there is from the tailnet to Python, and is called again when there is
+// more, until the peer ends.
 func (c *Conn) inward() {
-	defer close(c.inwardDone)
 	switch err := c.copyInward(); {
+	case err == ErrNothing:
+		c.far.Await(c.inward)
+		return
 	case err == io.EOF:
 		c.near.Shutdown(unix.SHUT_WR)
 	case err == errGone:
@@ -84,29 +92,25 @@ func (c *Conn) inward() {
 		Memory.Fail(c.ID)
 		c.near.Close()
 	}
+	close(c.inwardDone)
 }
 
 var errGone = errors.New("python has closed the connection")
 
 func (c *Conn) copyInward() error {
-	discard := false
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
 	for {
-		if err := c.far.AwaitReadable(); err != nil {
-			return err
-		}
-		buf := buffers.Get().(*[]byte)
 		n, err := c.far.Read(*buf)
 		c.received.Add(int64(n))
-		if n > 0 && !discard {
+		if n > 0 && !c.discard {
 			if _, werr := c.near.Write((*buf)[:n]); werr != nil {
 				if c.near.gone() {
-					buffers.Put(buf)
 					return errGone
 				}
-				discard = true // shutdown(SHUT_RD): what still comes is dropped, as the kernel's TCP does
+				c.discard = true // shutdown(SHUT_RD): what still comes is dropped, as the kernel's TCP does
 			}
 		}
-		buffers.Put(buf)
 		if err != nil {
 			return err
 		}
@@ -229,7 +233,7 @@ func NewID() uint64 { return handles.Add(1) }
 func (s *Conns) start(id uint64, far Far, near *near) {
 	if c := s.add(id, far, near); c != nil {
 		Go(func() { s.run(c) })
-		Go(c.inward)
+		Quickly(c.inward)
 	} else {
 		near.Close()
 	}

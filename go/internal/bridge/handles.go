@@ -80,10 +80,16 @@ func Recovered(r any) error {
 	return fault.New(fault.Internal, "panic: %v", r)
 }
 
-// Go runs f in a goroutine whose panic must not end the Python process. Goroutines that
+// Go runs f in a goroutine whose panic must not end the Python process.
+func Go(f func()) {
+	running.Add(1)
+	go guarded(f)
+}
+
+// Quickly is Go for what ends soon. Goroutines that
 // have ended wait for the next f: a new one has a small stack, and to grow it as far as a
 // dial or a pump needs took a tenth of the CPU of a short connection.
-func Go(f func()) {
+func Quickly(f func()) {
 	running.Add(1)
 	select {
 	case next <- f:

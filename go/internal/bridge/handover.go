@@ -53,13 +53,13 @@ type Dialed struct {
 func (s *Conns) Dial(end End, op func(context.Context) (*Dialed, error)) {
 	ctx, cancel := context.WithCancel(context.Background())
 	dialed := make(chan *Conn, 1)
-	Go(func() {
+	Quickly(func() {
 		defer cancel()
 		c, err := s.dial(ctx, end, op)
 		if err != nil {
 			end.Refuse(err)
 		} else {
-			Go(c.inward)
+			c.inward()
 		}
 		dialed <- c
 	})

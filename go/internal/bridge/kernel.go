@@ -16,46 +16,54 @@ type HostConn interface {
 }
 
 // Kernel carries a connection of this host, of which early was read already.
-func Kernel(c HostConn, early ...byte) Far { return &kernelConn{c, early} }
+func Kernel(c HostConn, early ...byte) Far {
+	raw, err := c.SyscallConn()
+	if err != nil { // it is closed
+		raw = closedConn{}
+	}
+	return &kernelConn{c, raw, early}
+}
 
 type kernelConn struct {
 	HostConn
+	raw   syscall.RawConn
 	early []byte
 }
 
-func (c *kernelConn) Read(b []byte) (int, error) {
+type closedConn struct{}
+
+func (closedConn) Control(func(uintptr)) error    { return net.ErrClosed }
+func (closedConn) Read(func(uintptr) bool) error  { return net.ErrClosed }
+func (closedConn) Write(func(uintptr) bool) error { return net.ErrClosed }
+
+func (c *kernelConn) Read(b []byte) (n int, err error) {
 	if len(c.early) > 0 {
 		n := copy(b, c.early)
 		c.early = c.early[n:]
 		return n, nil
 	}
-	return c.HostConn.Read(b)
-}
-
-func (c *kernelConn) AwaitReadable() error {
-	if len(c.early) > 0 {
-		return nil
-	}
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var n int
-	var peekErr error
-	waitErr := raw.Read(func(fd uintptr) bool {
-		var b [1]byte
-		n, _, peekErr = unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		return peekErr != unix.EAGAIN && peekErr != unix.EINTR
+	goneErr := c.raw.Read(func(fd uintptr) bool {
+		n, err = retry(func() (int, error) { return unix.Read(int(fd), b) })
+		return true
 	})
 	switch {
-	case waitErr != nil:
-		return waitErr
-	case peekErr != nil:
-		return peekErr
+	case goneErr != nil:
+		return 0, goneErr
+	case err == unix.EAGAIN:
+		return 0, ErrNothing
+	case err != nil:
+		return 0, err
 	case n == 0:
-		return io.EOF
+		return 0, io.EOF
 	}
-	return nil
+	return n, nil
+}
+
+func (c *kernelConn) Await(f func()) {
+	Go(func() {
+		c.raw.Read(func(fd uintptr) bool { return pending(int(fd), unix.POLLIN) })
+		f()
+	})
 }
 
 // Delivered: the kernel delivers after close(2) by itself.

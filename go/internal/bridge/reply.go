@@ -17,12 +17,12 @@ func Reply(op func(context.Context) (any, error)) (int, error) {
 		return -1, fault.For(fault.Internal, err, "no socket pair for a reply")
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	Go(func() {
+	Quickly(func() {
 		defer end.Close()
 		defer cancel()
 		end.Write(answer(safely(ctx, op))) // fails when Python has gone, and then nobody wants to know
 	})
-	Go(func() { // Python sends nothing here: all it can do is go
+	Quickly(func() { // Python sends nothing here: all it can do is go
 		end.awaitWord()
 		cancel()
 	})

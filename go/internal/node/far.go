@@ -2,9 +2,12 @@ package node
 
 import (
 	"context"
+	"errors"
+	"io"
 	"net"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -12,6 +15,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
 	"tailscale.com/envknob"
 	"tailscale.com/wgengine/netstack"
 
@@ -23,6 +27,9 @@ import (
 type stackConn struct {
 	*gonet.TCPConn
 	ep tcpip.Endpoint
+
+	readable waiter.Entry
+	awaits   atomic.Pointer[func()] // what to call, once
 }
 
 /*
@@ -31,24 +38,37 @@ their types checked; TestReach fails when an upgrade moves them.
 */
 
 // gonet keeps the endpoint to itself, and with it what net.Conn has no word for:
-// resetting, keepalive on dialed connections, whether our FIN was acknowledged.
-var endpointOffset = func() uintptr {
-	f, ok := reflect.TypeFor[gonet.TCPConn]().FieldByName("ep")
-	if !ok || f.Type != reflect.TypeFor[tcpip.Endpoint]() {
+// resetting, keepalive on dialed connections, whether our FIN was acknowledged, and
+// reading without a goroutine that waits.
+var (
+	endpointOffset = offset[gonet.TCPConn, tcpip.Endpoint]("ep")
+	queueOffset    = offset[gonet.TCPConn, *waiter.Queue]("wq")
+)
+
+// offset returns where a field is, or 0.
+func offset[Struct, Field any](name string) uintptr {
+	f, ok := reflect.TypeFor[Struct]().FieldByName(name)
+	if !ok || f.Type != reflect.TypeFor[Field]() {
 		return 0
 	}
 	return f.Offset
-}()
+}
+
+func at[Field any](c *gonet.TCPConn, offset uintptr) *Field {
+	return (*Field)(unsafe.Add(unsafe.Pointer(c), offset))
+}
 
 // newFar takes a connection of the netstack, or with allow_host_network of the
 // kernel.
 func newFar(c net.Conn) (bridge.Far, error) {
 	switch c := c.(type) {
 	case *gonet.TCPConn:
-		if endpointOffset == 0 {
+		if endpointOffset == 0 || queueOffset == 0 {
 			return nil, fault.New(fault.Internal, "gonet.TCPConn is not as this version knows it")
 		}
-		s := &stackConn{c, *(*tcpip.Endpoint)(unsafe.Add(unsafe.Pointer(c), endpointOffset))}
+		s := &stackConn{TCPConn: c, ep: *at[tcpip.Endpoint](c, endpointOffset)}
+		s.readable.Init(s, waiter.ReadableEvents)
+		(*at[*waiter.Queue](c, queueOffset)).EventRegister(&s.readable)
 		s.keepAlive()
 		return s, nil
 	case *net.TCPConn:
@@ -84,17 +104,34 @@ func (c *stackConn) keepAlive() {
 	c.ep.SocketOptions().SetKeepAlive(true)
 }
 
-// AwaitReadable reads into nothing: gonet then waits like any Read, and when there is
-// data the endpoint refuses the empty buffer, taking nothing from it.
-func (c *stackConn) AwaitReadable() error {
-	_, err := c.TCPConn.Read(nil)
-	if op, ok := err.(*net.OpError); ok && op.Err.Error() == badBuffer {
-		return nil
+func (c *stackConn) Read(b []byte) (int, error) {
+	w := tcpip.SliceWriter(b)
+	read, err := c.ep.Read(&w, tcpip.ReadOptions{})
+	switch err.(type) {
+	case nil:
+		c.ep.ModerateRecvBuf(read.Count)
+		return read.Count, nil
+	case *tcpip.ErrWouldBlock:
+		return 0, bridge.ErrNothing
+	case *tcpip.ErrClosedForReceive:
+		return 0, io.EOF
 	}
-	return err
+	return 0, errors.New(err.String())
 }
 
-var badBuffer = (&tcpip.ErrBadBuffer{}).String()
+func (c *stackConn) Await(f func()) {
+	c.awaits.Store(&f)
+	if c.ep.Readiness(waiter.ReadableEvents) != 0 { // it came before we said that we wait
+		c.NotifyEvent(waiter.ReadableEvents)
+	}
+}
+
+// NotifyEvent is called by the netstack, which holds locks.
+func (c *stackConn) NotifyEvent(waiter.EventMask) {
+	if f := c.awaits.Swap(nil); f != nil {
+		bridge.Quickly(*f)
+	}
+}
 
 func (c *stackConn) Delivered() bool {
 	switch tcp.EndpointState(c.ep.State()) {
@@ -104,10 +141,16 @@ func (c *stackConn) Delivered() bool {
 	return false
 }
 
+func (c *stackConn) Close() error {
+	c.ep.Close()
+	c.NotifyEvent(0) // whoever awaits would else wait for a peer that may be silent
+	return nil
+}
+
 // Abort resets by closing with a linger of zero, as in the kernel.
 func (c *stackConn) Abort() {
 	c.ep.SocketOptions().SetLinger(tcpip.LingerOption{Enabled: true})
-	c.ep.Close()
+	c.Close()
 }
 
 // packetQueue is the outbound queue of tailscale's netstack.

@@ -4,11 +4,11 @@ import (
 	"net/netip"
 	"os"
 	"testing"
-	"unsafe"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
 	"tailscale.com/health"
 	"tailscale.com/ipn"
 	"tailscale.com/wgengine/netstack"
@@ -82,12 +82,15 @@ func TestEveryRowDecides(t *testing.T) {
 
 // TestReach fails when an upgrade moves what far.go reaches for.
 func TestReach(t *testing.T) {
-	if endpointOffset == 0 {
-		t.Fatal("gonet.TCPConn has no field ep of type tcpip.Endpoint")
+	if endpointOffset == 0 || queueOffset == 0 {
+		t.Fatal("gonet.TCPConn has no fields ep and wq of the types of this version")
 	}
-	ep := new(tcp.Endpoint)
-	c := gonet.NewTCPConn(nil, ep)
-	if got := *(*tcpip.Endpoint)(unsafe.Add(unsafe.Pointer(c), endpointOffset)); got != ep {
+	ep, wq := new(tcp.Endpoint), new(waiter.Queue)
+	c := gonet.NewTCPConn(wq, ep)
+	if got := *at[tcpip.Endpoint](c, endpointOffset); got != ep {
+		t.Errorf("found %v in its place", got)
+	}
+	if got := *at[*waiter.Queue](c, queueOffset); got != wq {
 		t.Errorf("found %v in its place", got)
 	}
 	if _, ok := outbound(new(netstack.Impl)); !ok {

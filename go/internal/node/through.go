@@ -84,18 +84,12 @@ type throughDaemon struct {
 	gone func() bool
 }
 
-func (c *throughDaemon) AwaitReadable() error { return c.check(c.Far.AwaitReadable()) }
-
 func (c *throughDaemon) Read(b []byte) (int, error) {
 	n, err := c.Far.Read(b)
-	return n, c.check(err)
-}
-
-func (c *throughDaemon) check(err error) error {
 	if err == io.EOF && c.gone() {
-		return syscall.ECONNRESET
+		err = syscall.ECONNRESET
 	}
-	return err
+	return n, err
 }
 
 // upgrade makes a connection to the LocalAPI one to a peer, as local.Client.UserDial does.
