@@ -8,7 +8,6 @@ its stdin, or after "close". go/internal/bench is the same in Go.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
 import os
@@ -115,6 +114,8 @@ def run(args: argparse.Namespace) -> NoReturn:
 
 async def run_async(args: argparse.Namespace) -> NoReturn:
     """Be an end with asyncio."""
+    import asyncio
+
     from .tasks import AsyncClient, AsyncServer
 
     network = AsyncLoopback()
@@ -161,6 +162,8 @@ def main() -> None:
 
             uvloop.run(run_async(args))
         else:
+            import asyncio
+
             asyncio.run(run_async(args))
 
 

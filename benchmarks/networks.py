@@ -9,13 +9,18 @@ one to load nothing of tailnet.
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import struct
+from typing import TYPE_CHECKING, Any
 
 from .services import READ_SIZE
 
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+if TYPE_CHECKING:
+    import asyncio
+
+    Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+else:  # an end with threads does not pay for what it does not use
+    Streams = Any
 
 
 def split(address: str) -> tuple[str, int]:
@@ -109,6 +114,8 @@ class AsyncLoopback:
 
     async def dial(self, address: str) -> Streams:
         """Connect."""
+        import asyncio
+
         return await asyncio.open_connection(*split(address), limit=READ_SIZE)
 
     async def whois(self, address: tuple[str, int]) -> str:

@@ -5,7 +5,6 @@ Read next: threads.py and tasks.py, what is done on them.
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import socket
 import time
@@ -95,6 +94,8 @@ class AsyncOurs(AsyncLoopback):
     async def dial(self, address: str) -> Streams:
         """Connect."""
         sock = await self._tn.dial(address)
+        import asyncio
+
         return await asyncio.open_connection(sock=sock, limit=READ_SIZE)
 
     async def whois(self, address: tuple[str, int]) -> str:
