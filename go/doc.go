@@ -9,13 +9,14 @@ handshake (internal/node/listen.go); a listener with a full backlog makes it a r
 After the handshake the netstack's connection becomes a bridge.Far (far.go), and an
 Acceptor (internal/bridge/handover.go) connects a unix socket, named after the peer, to
 the listening socket that Python made. Python's accept(2) returns its other end. From
-then on a Conn (conn.go) pumps bytes, waiting on the netstack on one side and on the
-runtime's poller (near.go) on the other, until both directions have ended and the peer
-has everything.
+then on a Conn (conn.go) pumps bytes, called by the netstack on one side (far.go) and
+waiting on the runtime's poller (near.go) on the other, until both directions have ended
+and the peer has everything.
 
-A dial goes the other way: dial.go resolves the name on the tailnet, checks that the
-address is there, and dials it; the connection is joined to a socket pair of which
-Python has the other end from the start (handover.go).
+A dial goes the other way: direct.c makes a socket pair, of which Python has one end from
+the start, and leaves a note; direct.go reads it. dial.go resolves the name on the
+tailnet, checks that the address is there, and dials it; the answer is the first line
+that Python reads, and the connection's bytes follow (handover.go).
 
 Through a tailscaled, its serve configuration forwards the peer's connection to a port of
 ours (serve.go), with a header that names the peer; internal/proxied reads it and makes
@@ -24,8 +25,9 @@ daemon has a TUN, both are sockets of the kernel (tun.go).
 
 # Reading order
 
-tailnet.h, exports.go, internal/bridge (handles, reply, near, handover, conn),
-internal/node (config, node, session, cache, watch; embedded, up, classify, listen, dial,
-far; sidecar, serve, through, tun, child), internal/proxied, internal/testcontrol.
+tailnet.h, exports.go, direct.c, direct.go, internal/bridge (handles, reply, near,
+handover, conn, shared), internal/node (config, node, session, cache, watch, bus;
+embedded, up, classify, listen, dial, far; sidecar, joining, serve, through, tun, child),
+internal/proxied, internal/testcontrol.
 */
 package main
