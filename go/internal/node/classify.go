@@ -92,8 +92,8 @@ func (p *progress) waitsForPerson() bool {
 func (p *progress) decide(c *Config, waitForPerson bool) (running bool, _ *fault.Error) {
 	// Health has the same words a moment before ErrMessage does (controlclient,
 	// authRoutine), and has them still for who came too late for that.
-	said := p.errMessage
-	if said == "" && !p.heard && !wayToControl.MatchString(p.loginError) {
+	said, onItsWay := p.errMessage, wayToControl.MatchString(p.loginError)
+	if said == "" && !p.heard && !onItsWay {
 		said = p.loginError
 	}
 	switch {
@@ -109,7 +109,7 @@ func (p *progress) decide(c *Config, waitForPerson bool) (running bool, _ *fault
 		return false, fault.New(fault.Auth, "%s refused node %q: %s", c.controlName(), c.Hostname, said)
 	case refusedRegistration.MatchString(p.loginError):
 		return false, fault.New(fault.Auth, "%s refused node %q: %s", c.controlName(), c.Hostname, p.loginError)
-	case p.loginError != "" && !waitForPerson:
+	case p.loginError != "" && !waitForPerson && (onItsWay || !p.heard): // else ErrMessage comes yet
 		return false, fault.New(fault.Connect, "cannot reach %s: %s", c.controlName(), p.loginError)
 	case p.state == ipn.NeedsLogin && p.url != "" && p.url != p.loginKnown:
 		e := fault.New(fault.LoginRequired, "node %q has no usable auth key; a person must log in at %s", c.Hostname, p.url)
