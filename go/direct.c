@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "direct.h"
@@ -18,7 +19,11 @@
 
 struct tailnet_shared tailnet_shared;
 
-uint64_t tailnet_generation(void) { return __atomic_load_n(&tailnet_shared.generation, __ATOMIC_SEQ_CST); }
+uint64_t tailnet_generation(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now); /* bridge.Second */
+    return __atomic_load_n(&tailnet_shared.generation, __ATOMIC_SEQ_CST) << 32 | (uint32_t)now.tv_sec;
+}
 
 int32_t tailnet_connection_end(uint64_t connection) {
     uint64_t *latest = &tailnet_shared.resets[connection % TAILNET_RESETS];
@@ -46,10 +51,10 @@ static int pair(int ends[2]) {
 #endif
 }
 
-static int32_t refuse(tailnet_answer *answer, int32_t code, const char *why) {
+static int32_t refuse(tailnet_answer *answer, int32_t code, const char *why, int error) {
     if (answer->buf && answer->cap > 0) {
         char text[160];
-        int length = snprintf(text, sizeof text, "{\"code\":%d,\"message\":\"dial: %s\"}", code, why);
+        int length = snprintf(text, sizeof text, "{\"code\":%d,\"message\":\"dial: %s\",\"errno\":%d}", code, why, error);
         answer->len = length < answer->cap ? length : answer->cap;
         memcpy(answer->buf, text, (size_t)answer->len);
     }
@@ -60,10 +65,10 @@ int32_t tailnet_dial(tailnet_handle node, tailnet_str address, tailnet_answer *a
     if (!answer) return TAILNET_E_ARGUMENT;
     answer->len = 0;
     answer->fd = -1;
-    if (!address) return refuse(answer, TAILNET_E_ARGUMENT, "address is NULL");
-    if (getpid() != owner) return refuse(answer, TAILNET_E_ARGUMENT, "called after fork()");
+    if (!address) return refuse(answer, TAILNET_E_ARGUMENT, "address is NULL", EINVAL);
+    if (getpid() != owner) return refuse(answer, TAILNET_E_ARGUMENT, "called after fork()", EINVAL);
     int ends[2];
-    if (pair(ends)) return refuse(answer, TAILNET_E_RESOURCE, strerror(errno));
+    if (pair(ends)) return refuse(answer, TAILNET_E_RESOURCE, strerror(errno), errno);
     struct tailnet_request request = {.node = node, .address = strdup(address), .fd = ends[1]};
     ssize_t written = -1;
     if (request.address)
@@ -73,7 +78,7 @@ int32_t tailnet_dial(tailnet_handle node, tailnet_str address, tailnet_answer *a
         answer->fd = ends[0];
         return TAILNET_PENDING;
     }
-    refuse(answer, TAILNET_E_RESOURCE, strerror(errno));
+    refuse(answer, TAILNET_E_RESOURCE, strerror(errno), errno);
     free(request.address);
     close(ends[0]);
     close(ends[1]);

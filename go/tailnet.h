@@ -127,7 +127,8 @@ extern int32_t tailnet_connection_end(uint64_t connection);
  * with OK holds until tailnet_generation() changes. */
 extern int32_t tailnet_whois(tailnet_handle node, tailnet_str address, tailnet_answer *answer);
 
-/* No code but a number, which changes with every network map and state of every node. */
+/* No code but a number, which changes with every network map and state of every node, and every
+ * second: not every change of what somebody may do is told. */
 extern uint64_t tailnet_generation(void);
 
 /* PENDING, reply: Tailscale's ipnstate.Status. */

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import pytest
 from tailnet import AsyncTailnetHandle, Tailnet, TailnetHandle, TailnetTimeout, models
 from tailnet.testing import Testnet
 from tests.conftest import eventually, nothing_left
-from tests.faces import Async, AsyncNode, Face, SyncNode
+from tests.faces import Async, AsyncNode, Face, SyncNode, hears
 
 Node = SyncNode | AsyncNode
 
@@ -59,6 +60,21 @@ def node(face: Face, net: Testnet) -> Iterator[Node]:
 
 
 # --- status ---
+
+
+def test_a_revoked_capability_is_gone_within_a_second(net: Testnet) -> None:
+    """A policy that is edited reaches whois(), although nothing on Tailscale's bus tells of it."""
+    cap = "example.com/cap/admin"
+    with net.tailnet("granter") as node, net.tailnet("grantee") as peer:
+        eventually("they know each other", lambda: node.status().peers)
+        grants: list[dict[str, Any]] = [{cap: [{"level": 3}]}, {}, {cap: [{"level": 1}]}, {}]
+        for granted in grants:
+            before = time.monotonic()
+            net.control.edit_policy("granter", granted)
+            want = {name: tuple(values) for name, values in granted.items()}
+            says = functools.partial(lambda want: node.whois(peer.ip).caps == want, want)
+            eventually("whois() says so", says)
+            assert time.monotonic() - before < 3  # a second, and what the machine adds
 
 
 def test_status_has_the_node_and_its_peers(face: Face, net: Testnet, node: Node) -> None:
@@ -141,7 +157,7 @@ def test_key_expiry_and_extension_show_and_the_node_goes_on(face: Face) -> None:
         with contextlib.closing(node.dial("friend:80")) as conn:
             far, _ = listener.accept()
             far.send(b"welcome back")
-            assert conn.receive() == b"welcome back"
+            hears(conn, b"welcome back")
             far.close()
 
 

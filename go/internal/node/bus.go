@@ -14,7 +14,7 @@ import (
 // the cache in step. lost is called when the bus is gone.
 func (s *session) follow(f func(ipn.Notify), lost func()) {
 	s.watchBus(s.ctx, ipn.NotifyInitialState|ipn.NotifyPeerChanges, func(n ipn.Notify) {
-		if n.State != nil {
+		if n.State != nil && (s.stranger == nil || *n.State != ipn.Running) { // or it may be another's: f looks
 			s.note(*n.State)
 		}
 		if n.State != nil || n.SelfChange != nil || len(n.PeersChanged)+len(n.PeersRemoved)+len(n.UserProfiles) > 0 || n.Prefs != nil {
@@ -47,6 +47,7 @@ func (s *session) watchBus(ctx context.Context, mask ipn.NotifyWatchOpt, f func(
 				}
 			}
 		}
+		s.cache.empty() // what changes now is not heard
 		ended := watching.Err() != nil
 		end()
 		if here && (w == nil || ended) && ctx.Err() == nil {

@@ -9,11 +9,13 @@ import (
 )
 
 // cache holds what a server asks again for every connection: who has an address,
-// which address a name has. Any change of the network map empties it, so an answer
-// is never older than the map.
+// which address a name has. Any change of the network map that the bus tells of empties
+// it. A change of the packet filter alone, and so of somebody's capabilities, is not told
+// (LocalBackend.UpdatePacketFilter): who has an address is forgotten every second as well.
 type cache struct {
 	mu         sync.Mutex
 	generation uint64
+	second     int64 // in which people were stored
 	people     map[netip.Addr]json.RawMessage
 	names      map[string]netip.Addr
 	routes     []netip.Prefix // what peers have and route; nil where it is not known
@@ -36,6 +38,9 @@ func (c *cache) empty() {
 func (c *cache) person(ip netip.Addr) (json.RawMessage, uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if now := bridge.Second(); now != c.second {
+		c.people, c.second = nil, now
+	}
 	return c.people[ip], c.generation
 }
 

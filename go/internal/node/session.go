@@ -150,9 +150,13 @@ func (s *session) unanswered(what string, err error) error {
 func (s *session) whois(ctx context.Context, ip netip.Addr, mayWait bool) (json.RawMessage, error) {
 	doc, generation := s.cache.person(ip)
 	if s.stranger != nil && !s.isRunning() { // of somebody else, or of nobody
-		if !mayWait {
-			return nil, nil
-		}
+		doc = nil
+	}
+	if doc != nil || !mayWait {
+		return doc, nil
+	}
+	who, err := s.local.WhoIs(ctx, ip.String())
+	if s.stranger != nil { // after the answer, or it may have become somebody else's meanwhile
 		st, err := s.local.StatusWithoutPeers(ctx)
 		if err != nil {
 			return nil, s.failed(ctx, "whois "+ip.String(), err)
@@ -160,12 +164,7 @@ func (s *session) whois(ctx context.Context, ip netip.Addr, mayWait bool) (json.
 		if err := s.stranger(st); err != nil {
 			return nil, err
 		}
-		doc = nil
 	}
-	if doc != nil || !mayWait {
-		return doc, nil
-	}
-	who, err := s.local.WhoIs(ctx, ip.String())
 	if errors.Is(err, local.ErrPeerNotFound) {
 		return nil, fault.New(fault.NotFound, "whois: nobody on the tailnet has the address %v", ip)
 	} else if err != nil {

@@ -114,6 +114,7 @@ func (l *life) note(n ipn.Notify) {
 		if l.whyNot(l.ctx) != nil {
 			l.session.note(ipn.NoState)
 		} else {
+			l.session.note(ipn.Running)
 			l.serve.resume()
 		}
 	}

@@ -96,6 +96,16 @@ func (c *Control) Do(_ context.Context, document []byte) (any, error) {
 		})
 	case "add_fake_nodes": // count
 		return nil, c.addFakeNodes(a.Count)
+	case "edit_policy": // node, caps: the packet filter and nothing else, as control sends an edited policy
+		return nil, c.each(a.Node, func(n *tailcfg.Node) error {
+			everyone := tailcfg.FilterRule{SrcIPs: []string{"*"}, DstPorts: []tailcfg.NetPortRange{{IP: "*", Ports: tailcfg.PortRangeAny}}}
+			granted := tailcfg.FilterRule{SrcIPs: []string{"*"}, CapGrant: []tailcfg.CapGrant{{
+				Dsts: []netip.Prefix{tsaddr.AllIPv4(), tsaddr.AllIPv6()}, CapMap: a.Caps}}}
+			if !c.server.AddRawMapResponse(n.Key, &tailcfg.MapResponse{PacketFilters: map[string][]tailcfg.FilterRule{"base": {everyone, granted}}}) {
+				return fmt.Errorf("edit_policy: node %s is not connected", n.Name)
+			}
+			return nil
+		})
 	case "set_app_caps": // caps
 		c.server.SetGlobalAppCaps(a.Caps)
 		return nil, nil
