@@ -45,9 +45,12 @@ func serve(requests io.Reader) {
 		}
 		address := C.GoString(r.address)
 		C.free(unsafe.Pointer(r.address))
-		if end, err := bridge.TakeEnd(int(r.fd)); err != nil {
+		end, err := bridge.TakeEnd(int(r.fd))
+		if err != nil {
 			bridge.Logf("a dial is lost: %v", err)
-		} else if err := dial(uint64(r.node), address, end); err != nil {
+			continue
+		}
+		if _, err := guarded(func() (any, error) { return nil, dial(uint64(r.node), address, end) }); err != nil {
 			end.Refuse(err)
 		}
 	}

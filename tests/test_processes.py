@@ -442,6 +442,47 @@ def test_faulthandler_and_go_get_along(own_net: Testnet) -> None:
     assert "Fatal Python error: Segmentation fault" in err
 
 
+def test_a_forked_child_holds_no_end_open(own_net: Testnet) -> None:
+    """What the library ends has ended for the parent, although a child has a copy of its ends."""
+    out = run(
+        own_net,
+        """
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        tn = Tailnet(TailnetConfig.from_env(hostname="parent")).up()
+        listener = tn.listen(":80")
+        near = tn.dial(("parent", 80))
+        far, _ = listener.accept()
+        events = tn.watch()
+        stay, go = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(go)
+            for ours in (near, far, listener):
+                ours.close()
+            os.read(stay, 1)
+            os._exit(0)
+        tn.close(timeout=0)
+        for conn in (near, far):
+            conn.settimeout(20)
+            try:
+                print(conn.recv(1))
+            except ConnectionResetError:
+                print("reset")
+            conn.close()
+        listener.close()
+        for event in events:
+            pass
+        print("told")
+        os.close(go), os.close(stay)
+        os.waitpid(pid, 0)
+        """,
+    )
+    *ends, told = out.split()
+    assert told == "told"
+    assert set(ends) <= {"reset", "b''"}
+
+
 def test_a_forked_child_does_not_hold_the_state_directory(own_net: Testnet, tmp_path: Path) -> None:
     """When the parent's node is closed, its directory is free, although a child still lives."""
     out = run(

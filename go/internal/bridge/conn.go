@@ -80,6 +80,14 @@ type Conn struct {
 // inward moves what there is from the tailnet to Python, and is called again when there is
 // more, until the peer ends.
 func (c *Conn) inward() {
+	defer func() {
+		if r := recover(); r != nil { // nobody may wait for it
+			Recovered(r)
+			Memory.Fail(c.ID)
+			c.near.Close()
+			close(c.inwardDone)
+		}
+	}()
 	switch err := c.copyInward(); {
 	case err == ErrNothing:
 		c.far.Await(c.inward)
@@ -104,12 +112,11 @@ func (c *Conn) copyInward() error {
 		n, err := c.far.Read(*buf)
 		c.received.Add(int64(n))
 		if n > 0 && !c.discard {
-			if _, werr := c.near.Write((*buf)[:n]); werr != nil {
-				if c.near.gone() {
-					return errGone
-				}
-				c.discard = true // shutdown(SHUT_RD): what still comes is dropped, as the kernel's TCP does
-			}
+			_, werr := c.near.Write((*buf)[:n])
+			c.discard = werr != nil // shutdown(SHUT_RD): what still comes is dropped, as the kernel's TCP does
+		}
+		if n > 0 && c.discard && c.near.gone() {
+			return errGone
 		}
 		if err != nil {
 			return err

@@ -56,12 +56,12 @@ func (s *Conns) Dial(end End, op func(context.Context) (*Dialed, error)) {
 	Quickly(func() {
 		defer cancel()
 		c, err := s.dial(ctx, end, op)
+		dialed <- c
 		if err != nil {
 			end.Refuse(err)
 		} else {
 			c.inward()
 		}
-		dialed <- c
 	})
 	Go(func() {
 		end.awaitWord()

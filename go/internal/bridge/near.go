@@ -123,7 +123,12 @@ func (n *near) Shutdown(how int) {
 	n.raw.Control(func(fd uintptr) { unix.Shutdown(int(fd), how) })
 }
 
-func (n *near) Close() error { return n.file.Close() }
+// Close shuts down first: a forked child has a copy of our end, too, and as long as it
+// lives, a close alone would not reach Python. What was sent before can still be read.
+func (n *near) Close() error {
+	n.Shutdown(unix.SHUT_RDWR)
+	return n.file.Close()
+}
 
 func hungUp(fd int) bool { return pending(fd, 0) }
 
