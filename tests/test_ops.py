@@ -12,6 +12,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
@@ -24,6 +25,7 @@ from tailnet import (
     TailnetTimeout,
     _ops,
 )
+from tailnet._fd import Fd
 from tailnet._wait import Steps, wait, wait_async
 from tests import runners
 from tests.runners import Pair, Run, owner, soon
@@ -111,6 +113,34 @@ def test_error_reply_is_raised(
         send(go, data)
     with pytest.raises(error, match=says):
         run(_ops.reply(fd, None, "who it is"))
+    assert fd.fileno() == -1
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_an_interrupt_loses_no_descriptor(after: bool) -> None:
+    """Wherever it comes while a descriptor is taken over, that is closed, once."""
+
+    class Interrupted(socket.socket):
+        times = 0
+
+        def __init__(self, fileno: int) -> None:
+            if after:
+                super().__init__(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno)
+            Interrupted.times += 1
+            if Interrupted.times == 1:
+                raise KeyboardInterrupt
+            super().__init__(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno)
+
+    ours, go = socket.socketpair()
+    answer = SimpleNamespace(fd=ours.detach())
+    fd = Fd(Interrupted)
+    with go:
+        with pytest.raises(KeyboardInterrupt):
+            fd.adopt(answer)
+        fd.adopt(answer)  # as _lib does
+        assert answer.fd == -1
+        fd.cancel()
+        assert go.recv(1) == b""
     assert fd.fileno() == -1
 
 

@@ -18,14 +18,14 @@ import contextlib
 import functools
 import os
 import socket
-from collections.abc import Callable
 from typing import Any, Protocol
 
 CHUNK = 64 << 10  # one read; most documents need no second
 
 
-def _unix_socket(fd: int) -> socket.socket:
-    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
+class _Plain(socket.socket):
+    def __init__(self, fileno: int) -> None:
+        super().__init__(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno)
 
 
 class _Answer(Protocol):
@@ -37,22 +37,31 @@ class _Answer(Protocol):
 class Fd:
     """Python's end of a reply or a stream."""
 
-    __slots__ = ("_make", "_owner", "_socket")
+    __slots__ = ("_how", "_kind", "_owner", "_socket")
 
-    def __init__(self, make: Callable[[int], socket.socket] = _unix_socket) -> None:
-        """Own nothing yet; `make` makes a socket of the descriptor as soon as there is one."""
-        self._make = make
+    def __init__(self, kind: type[socket.socket] = _Plain, **how: Any) -> None:
+        """Own nothing yet. A `kind(fileno, **how)` is made of the descriptor that comes."""
+        self._socket: socket.socket | None = None  # first: __del__ looks for it
+        self._kind: Any = kind
+        self._how = how
         self._owner = os.getpid()
-        self._socket: socket.socket | None = None
 
     def adopt(self, answer: _Answer) -> None:
-        """Take ownership of the descriptor in an answer, if there still is one."""
-        # Out of the answer first: an interrupt between the two may lose the descriptor, but can
-        # never make two owners of it, who would close somebody else's.
-        fd, answer.fd = answer.fd, -1
-        if fd >= 0:
-            self._socket = self._make(fd)
-            self._socket.setblocking(False)
+        """Take ownership of the descriptor in an answer, if there still is one.
+
+        It may be called again after an interrupt, and then ends what it had begun.
+        """
+        # The socket is ours before it has the number, and says whether it has: so an interrupt
+        # neither loses the descriptor nor makes two owners of it.
+        if answer.fd < 0:
+            return
+        made: Any = self._socket
+        if made is None:
+            self._socket = made = self._kind.__new__(self._kind)
+        if made.fileno() < 0:
+            made.__init__(answer.fd, **self._how)
+        answer.fd = -1
+        made.setblocking(False)
 
     def __del__(self) -> None:
         # Nothing to warn about: what is behind it ends with the close, in the right process.

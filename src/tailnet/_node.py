@@ -251,7 +251,7 @@ class LocalNode:
         """Connect; `leave_timeout` is the new socket's own."""
         text = address_text(address)
         handle, deadline = self.handle(), _ops.deadline_of(timeout)
-        dialing = Fd(lambda fd: TailnetSocket(fd, own=_NOWHERE, peer=_NOWHERE, keeps=self))
+        dialing = Fd(TailnetSocket, own=_NOWHERE, peer=_NOWHERE, keeps=self)
         try:
             _lib.dial(handle, text, dialing)
             answer = yield from _ops.answer(dialing, deadline, f"a connection to {text}")
