@@ -8,12 +8,15 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tailnet import TailnetConfig
 from tailnet.testing import ControlServer, ControlServerError, Testnet
 from tests.conftest import eventually, nothing_left
+from tests.daemon import NOBODY
+from tests.sidecar import program, root, said
 
 
 def online(net: Testnet) -> set[str]:
@@ -186,3 +189,19 @@ def test_config_joins_this_tailnet(net: Testnet, tmp_path: Path) -> None:
     assert isinstance(config, TailnetConfig)
     assert (config.control_url, config.ephemeral, config.port) == (net.url, True, 1234)
     assert not net.config("x", state_dir=tmp_path).ephemeral
+
+
+@root
+def test_an_ordinary_user_waits_for_nothing(net: Testnet) -> None:
+    """Without CAP_NET_ADMIN a node is up as soon, although the host has a default route."""
+    code = """
+        began = time.monotonic()
+        tn = Tailnet(TailnetConfig.from_env(hostname="ordinary", ephemeral=True)).up()
+        print(os.geteuid(), time.monotonic() - began, flush=True)
+        tn.close()
+    """
+    env: dict[str, Any] = {**net.environ(), "HOME": "/nonexistent"}
+    with program("", code, NOBODY, **env) as other:
+        uid, seconds = said(other).split()
+    assert int(uid) == NOBODY
+    assert float(seconds) < 2.5  # Tailscale's netcheck waits 3 s for STUN

@@ -33,12 +33,14 @@ if TYPE_CHECKING:
 __all__ = ["ControlServer", "ControlServerError", "TestNode"]
 
 # What keeps Tailscale's code on this machine: no log upload, no port mapping, no wait for a network
-# that is not there; and a panic rather than a word to the vendor's control server.
+# that is not there; and a panic rather than a word to the vendor's control server. The last one is
+# ours (go/internal/node/process.go).
 KNOBS = {
     "TS_NO_LOGS_NO_SUPPORT": "true",
     "TS_DISABLE_PORTMAPPER": "true",
     "TS_ASSUME_NETWORK_UP_FOR_TEST": "true",
     "TS_PANIC_IF_HIT_MAIN_CONTROL": "true",
+    "TS_BIND_TO_NO_DEVICE_FOR_TEST": "true",
 }
 
 Fault = Literal["none", "refuse", "hang", "status", "rate_limit"]
@@ -245,6 +247,16 @@ class ControlServer:
     def set_app_caps(self, caps: Mapping[str, Sequence[Any]]) -> None:
         """Grant every peer these app capabilities towards every node: name to its values."""
         self._do("set_app_caps", caps={name: list(values) for name, values in caps.items()})
+
+    def edit_policy(self, node: str, caps: Mapping[str, Sequence[Any]]) -> None:
+        """Tell a connected node that its peers now have these app capabilities, and no others.
+
+        It is told so by its packet filter alone, as when somebody edits the tailnet's policy. The
+        next full network map has those of `set_app_caps` again.
+        """
+        self._do(
+            "edit_policy", node=node, caps={name: list(values) for name, values in caps.items()}
+        )
 
     def add_fake_nodes(self, count: int) -> None:
         """Add peers that exist in the network map only. A real node must have joined before."""
