@@ -392,14 +392,17 @@ def test_a_state_directory_that_cannot_be_used(net: Testnet, tmp_path: Path) -> 
     """A file in its place, or a corrupt state, is a TailnetConfigError that names the path."""
     in_the_way = tmp_path / "file"
     in_the_way.write_text("")
-    corrupt = tmp_path / "corrupt"
-    corrupt.mkdir()
-    (corrupt / "tailscaled.state").write_text("{ not JSON")
-    for path in (in_the_way, corrupt):
+    corrupt: dict[str, Path] = {}
+    for state in ("{ not JSON", "", "null", "[]", "\0" * 512):  # a crash may leave any of these
+        corrupt[state] = tmp_path / f"corrupt{len(corrupt)}"
+        corrupt[state].mkdir()
+        (corrupt[state] / "tailscaled.state").write_text(state)
+    for path in (in_the_way, *corrupt.values()):
         tailnet = net.tailnet("poor", state_dir=path)
         with contextlib.closing(tailnet), pytest.raises(TailnetConfigError, match=str(path)):
             tailnet.up()
-    assert (corrupt / "tailscaled.state").read_text() == "{ not JSON"
+    for state, path in corrupt.items():
+        assert (path / "tailscaled.state").read_text() == state
 
 
 # --- leaving ---

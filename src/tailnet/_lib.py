@@ -149,7 +149,11 @@ def _encoded(argument: Any) -> Any:
         return argument
     if "\0" in argument:  # C would see the part before it
         raise TailnetConfigError(f"{argument!r} holds a NUL character")
-    return argument.encode()
+    try:
+        return argument.encode()
+    except UnicodeEncodeError:
+        problem = f"{argument!r} holds half a character, which is no text"
+    raise TailnetConfigError(problem)
 
 
 def _keep_sigpipe_harmless() -> None:

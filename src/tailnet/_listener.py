@@ -54,7 +54,7 @@ def listen(
 ) -> Steps[TailnetListener]:
     """Make a listener. Where it fails or is given up, nothing is left of it."""
     number: object = backlog  # from callers who may not check types
-    if not isinstance(number, int) or number < 1:
+    if type(number) is not int or not 1 <= number < 1 << 31:
         raise TailnetConfigError(f"backlog: want a number, at least 1, and not {backlog!r}")
     listening = Listening(node, backlog)
     try:

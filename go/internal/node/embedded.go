@@ -155,7 +155,8 @@ func lockState(dir string) (*os.File, error) {
 		return nil, fault.For(fault.Config, err, "state_dir: cannot lock %s", dir)
 	}
 	state := filepath.Join(dir, "tailscaled.state")
-	if b, err := os.ReadFile(state); err == nil && len(b) > 0 && !json.Valid(b) {
+	var entries map[string]json.RawMessage
+	if b, err := os.ReadFile(state); err == nil && (json.Unmarshal(b, &entries) != nil || entries == nil) {
 		unlockState(lock)
 		return nil, fault.New(fault.Config, "state_dir: %s is corrupt; restore it, or remove it to join as a new machine", state)
 	} else if err != nil && !errors.Is(err, os.ErrNotExist) {

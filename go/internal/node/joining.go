@@ -38,7 +38,10 @@ func (l *life) join(ctx context.Context, args UpArgs) (*Identity, error) {
 		if err := l.hopeless(st.BackendState); err != nil {
 			return nil, err
 		}
-		var login func(context.Context) error
+		var login, again func(context.Context) error
+		if l.key() != "" {
+			again = func(ctx context.Context) error { return l.login(ctx, prefs) }
+		}
 		stuck := st.BackendState == ipn.NoState.String() && l.key() != ""
 		if stuck || st.BackendState == ipn.NeedsLogin.String() && l.url == "" {
 			login = func(ctx context.Context) error { return l.login(ctx, prefs) }
@@ -47,7 +50,7 @@ func (l *life) join(ctx context.Context, args UpArgs) (*Identity, error) {
 				return nil, err
 			}
 		}
-		if err := l.awaitRunning(ctx, l.cfg, l.log, args, login); err != nil {
+		if err := l.awaitRunning(ctx, l.cfg, l.log, args, login, again); err != nil {
 			return nil, err
 		}
 	}

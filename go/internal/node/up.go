@@ -44,7 +44,7 @@ func (e *embedded) up(ctx context.Context, args UpArgs) (*Identity, error) {
 
 // join waits until the server runs, and makes it ready.
 func (e *embedded) join(ctx context.Context, s *server, args UpArgs) (*Identity, error) {
-	if err := s.awaitRunning(ctx, e.cfg, e.log, args, nil); err != nil {
+	if err := s.awaitRunning(ctx, e.cfg, e.log, args, nil, nil); err != nil {
 		return nil, err
 	}
 	if err := s.settle(ctx, e.cfg); err != nil {
@@ -66,7 +66,8 @@ const upMask = ipn.NotifyInitialState | ipn.NotifyInitialHealthState | ipn.Notif
 
 // awaitRunning watches the IPN bus until a row decides. login, where there is one, is called
 // once the bus is watched: control's answer is heard, and not taken for one to an earlier key.
-func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args UpArgs, login func(context.Context) error) error {
+// again, where there is one, is called after a refusal, once.
+func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args UpArgs, login, again func(context.Context) error) error {
 	// tsnet's Up waits for ever where control cannot be reached; and its Close takes
 	// 5 s while a watcher is open, so this one ends before we return.
 	ctx, cancel := context.WithCancel(ctx)
@@ -87,7 +88,6 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 		begun = make(chan error, 1)
 		bridge.Go(func() { begun <- login(ctx) })
 	}
-	again := login
 	var w progress
 	w.loginKnown = args.KnownURL
 	// The caller may have seen the login through just now: the news takes a moment.
@@ -155,7 +155,7 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 		running, err := w.decide(c, args.WaitForPerson)
 		if err != nil && err.Code == fault.Auth && again != nil {
 			// A daemon that knows the tailnet tries by itself, without our key, and its refusal
-			// may come after our login has begun. Only the second one is surely ours.
+			// may come before our login, or after it has begun. Only the second is surely ours.
 			login, again = again, nil
 			w.begins(ipn.Notify{})
 			begin()
