@@ -205,7 +205,11 @@ class Daemon:
         self.cli("up", f"--timeout={WAIT:.0f}s", *words, *flags)
 
     down = functools.partialmethod(cli, "down")
-    logout = functools.partialmethod(cli, "logout")
+
+    def logout(self) -> None:
+        """Log out, and wait until that is what it says: for a moment it is merely stopped."""
+        self.cli("logout")
+        eventually("it is logged out", lambda: self.status()["BackendState"] == "NeedsLogin")
 
     def get(self, call: str) -> Any:
         """Return the answer of a LocalAPI function that gives JSON."""

@@ -308,4 +308,14 @@ class AsyncConn:
 
 Face = Sync | Async
 Conn = SyncConn | AsyncConn
+
+
+def hears(conn: Conn, data: bytes) -> None:
+    """Receive exactly that, in whatever pieces it comes."""
+    got = b""
+    while len(got) < len(data) and (more := conn.receive(len(data) - len(got))):
+        got += more
+    assert got == data
+
+
 Node = SyncNode | AsyncNode

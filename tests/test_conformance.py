@@ -28,7 +28,7 @@ from tailnet.testing import Testnet
 from tests import backends
 from tests.backends import DIFFERENCES, Embedded
 from tests.conftest import eventually, knows, nothing_left
-from tests.faces import Conn, Face, Node
+from tests.faces import Conn, Face, Node, hears
 
 Pair = tuple[Node, Node]
 
@@ -87,7 +87,7 @@ def test_listen_and_accept(nodes: Pair, where: str) -> None:
                 assert near.socket.getpeername() == far.socket.getsockname() == (str(target), 80)
                 assert peer[0] in map(str, client.handle.ips)
                 near.send(b"ping")
-                assert far.receive() == b"ping"
+                hears(far, b"ping")
 
 
 def test_the_dialing_end_knows_its_port(nodes: Pair) -> None:
@@ -318,7 +318,7 @@ def test_closing_with_unread_data(nodes: Pair) -> None:
         assert far.receive(1) == b"h"
         far.send(b"go away")
         far.close()
-        assert near.receive() == b"go away"
+        hears(near, b"go away")
 
         def stopped() -> bool:
             try:
@@ -431,7 +431,7 @@ def test_a_timed_out_receive_loses_nothing(nodes: Pair) -> None:
         with pytest.raises(TimeoutError):
             far.receive(timeout=0.05)
         near.send(b"later")
-        assert far.receive() == b"later"
+        hears(far, b"later")
 
 
 # --- leaving ---
