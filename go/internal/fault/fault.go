@@ -5,6 +5,7 @@ package fault
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 )
 
@@ -69,14 +70,24 @@ func Of(err error) *Error {
 // something, and code for any other reason.
 func For(code Code, err error, format string, args ...any) *Error {
 	e := New(code, "%s: %v", fmt.Sprintf(format, args...), err)
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
-		switch errno {
-		case syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ENOSPC, syscall.EDQUOT:
-			e.Code, e.Errno = Resource, int(errno)
-		}
+	if errno := Lack(err); errno != 0 {
+		e.Code, e.Errno = Resource, int(errno)
 	}
 	return e
+}
+
+// Lack returns the errno by which err says that this machine has run out of something, or 0.
+// Some of Tailscale's errors have only its text.
+func Lack(err error) syscall.Errno {
+	lacks := []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ENOSPC, syscall.EDQUOT}
+	var errno syscall.Errno
+	isErrno := errors.As(err, &errno)
+	for _, lack := range lacks {
+		if errno == lack || !isErrno && strings.Contains(err.Error(), lack.Error()) {
+			return lack
+		}
+	}
+	return 0
 }
 
 // Is reports whether err carries the code.

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"regexp"
 	"strconv"
 	"strings"
@@ -109,6 +110,8 @@ func (p *progress) decide(c *Config, waitForPerson bool) (running bool, _ *fault
 		return false, fault.New(fault.Auth, "%s refused node %q: %s", c.controlName(), c.Hostname, said)
 	case refusedRegistration.MatchString(p.loginError):
 		return false, fault.New(fault.Auth, "%s refused node %q: %s", c.controlName(), c.Hostname, p.loginError)
+	case fault.Lack(errors.New(p.loginError)) != 0:
+		return false, fault.For(fault.Connect, errors.New(p.loginError), "cannot reach %s", c.controlName())
 	case p.loginError != "" && !waitForPerson && (onItsWay || !p.heard): // else ErrMessage comes yet
 		return false, fault.New(fault.Connect, "cannot reach %s: %s", c.controlName(), p.loginError)
 	case p.state == ipn.NeedsLogin && p.url != "" && p.url != p.loginKnown:

@@ -49,6 +49,7 @@ func TestEveryRowDecides(t *testing.T) {
 		{name: "register 500", notes: []ipn.Notify{{Health: loginState("register request: http 500: oops")}}, code: fault.Connect},
 		{name: "register 408", notes: []ipn.Notify{{Health: loginState("register request: http 408: slow")}}, code: fault.Connect},
 		{name: "refused", notes: []ipn.Notify{{Health: loginState(`fetch control key: Get "x": dial tcp 127.0.0.1:9: connect: connection refused`)}}, code: fault.Connect},
+		{name: "no descriptor left", notes: []ipn.Notify{{Health: loginState(`fetch control key: Get "x": dial tcp 127.0.0.1:9: socket: too many open files`)}}, code: fault.Resource},
 		{name: "rate limited", notes: []ipn.Notify{{ErrMessage: ptr("node registration rate limited; will retry after 7s")}}, code: fault.Connect, retryAfter: 7},
 		{name: "logging demanded", notes: []ipn.Notify{{ErrMessage: ptr("tailnet requires logging to be enabled. Remove")}}, code: fault.Unsupported},
 		{name: "login", notes: []ipn.Notify{{State: ptr(ipn.NeedsLogin), BrowseToURL: ptr(url)}}, code: fault.LoginRequired},
