@@ -372,6 +372,7 @@ def control(server: ControlServer) -> None:
     assert_type(server.extend_keys("api"), None)
     assert_type(server.set_tags("api", ["tag:a"]), None)
     assert_type(server.set_app_caps({"example.com/cap": [{"a": 1}]}), None)
+    assert_type(server.edit_policy("api", {"example.com/cap": [{"a": 1}]}), None)
     assert_type(server.add_fake_nodes(3), None)
     assert_type(server.fault("rate_limit", retry_after=5), None)
     assert_type(server.fault("status", status=503), None)

@@ -156,7 +156,8 @@ func (s *session) whois(ctx context.Context, ip netip.Addr, mayWait bool) (json.
 		return doc, nil
 	}
 	who, err := s.local.WhoIs(ctx, ip.String())
-	if s.stranger != nil { // after the answer, or it may have become somebody else's meanwhile
+	nobody := errors.Is(err, local.ErrPeerNotFound)
+	if s.stranger != nil && (err == nil || nobody) { // after the answer, or it may have become somebody else's meanwhile
 		st, err := s.local.StatusWithoutPeers(ctx)
 		if err != nil {
 			return nil, s.failed(ctx, "whois "+ip.String(), err)
@@ -165,7 +166,7 @@ func (s *session) whois(ctx context.Context, ip netip.Addr, mayWait bool) (json.
 			return nil, err
 		}
 	}
-	if errors.Is(err, local.ErrPeerNotFound) {
+	if nobody {
 		return nil, fault.New(fault.NotFound, "whois: nobody on the tailnet has the address %v", ip)
 	} else if err != nil {
 		return nil, s.failed(ctx, "whois "+ip.String(), err)
