@@ -230,38 +230,62 @@ type Conns struct {
 	m      map[*Conn]struct{}
 	closed bool
 
-	lastEnd time.Time // when a connection ended last
+	expected int       // connections that are on their way to Python
+	lastEnd  time.Time // when a connection ended last
 }
 
 // NewID numbers a connection, across all nodes.
 func NewID() uint64 { return handles.Add(1) }
 
-// start pumps between far and near until both end.
-func (s *Conns) start(id uint64, far Far, near *near) {
-	if c := s.add(id, far, near); c != nil {
-		Go(func() { s.run(c) })
-		Quickly(c.inward)
-	} else {
-		near.Close()
+// expect announces a connection that Python may have before its pump starts: it could use
+// and end it, and close the node, meanwhile, and its peer would never hear of that. It
+// returns false where the node is closing.
+func (s *Conns) expect() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.expected++
 	}
+	return !s.closed
+}
+
+// arrived ends what expect began: the connection has started, or was aborted.
+func (s *Conns) arrived() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expected--
+	s.lastEnd = time.Now()
+}
+
+// start pumps between far and near, which were expected, until both end.
+func (s *Conns) start(id uint64, far Far, near *near) {
+	s.mu.Lock()
+	c := s.newLocked(id, far, near)
+	s.mu.Unlock()
+	Go(func() { s.run(c) })
+	Quickly(c.inward)
 }
 
 // add takes ownership of far and near for a connection that somebody will run; it returns
 // nil, with far aborted and near left to the caller, where the node is closing.
 func (s *Conns) add(id uint64, far Far, near *near) *Conn {
-	c := &Conn{ID: id, far: far, near: near, inwardDone: make(chan struct{}),
-		drainBegun: make(chan struct{}), done: make(chan struct{})}
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.closed {
-		s.mu.Unlock()
 		far.Abort()
+		s.lastEnd = time.Now()
 		return nil
 	}
+	return s.newLocked(id, far, near)
+}
+
+func (s *Conns) newLocked(id uint64, far Far, near *near) *Conn {
+	c := &Conn{ID: id, far: far, near: near, inwardDone: make(chan struct{}),
+		drainBegun: make(chan struct{}), done: make(chan struct{})}
 	if s.m == nil {
 		s.m = map[*Conn]struct{}{}
 	}
 	s.m[c] = struct{}{}
-	s.mu.Unlock()
 	return c
 }
 
@@ -288,6 +312,10 @@ func (s *Conns) Len() int {
 func (s *Conns) Drain(limit time.Duration) bool {
 	s.mu.Lock()
 	s.closed = true
+	for until := time.Now().Add(limit); s.expected > 0 && time.Now().Before(until); s.mu.Lock() {
+		s.mu.Unlock()
+		time.Sleep(time.Millisecond)
+	}
 	var open []*Conn
 	for c := range s.m {
 		open = append(open, c)

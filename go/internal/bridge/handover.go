@@ -137,6 +137,11 @@ func (a *Acceptor) Full() bool { return a.isShut.Load() || a.waiting.Load() >= a
 func (a *Acceptor) HandOver(far Far, peer netip.AddrPort) {
 	a.waiting.Add(1)
 	defer a.waiting.Add(-1)
+	if !a.conns.expect() {
+		far.Abort()
+		return
+	}
+	defer a.conns.arrived()
 	id := NewID()
 	// The kernel does not tell when a full queue has room again, so ask: soon at
 	// first, because a busy server accepts all the time.
