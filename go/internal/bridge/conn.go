@@ -52,6 +52,10 @@ const (
 	// under a millisecond (a 64 byte round trip is 0.4 ms); a loaded machine takes longer.
 	lastPacket = 20 * time.Millisecond
 
+	// lastReset is lastPacket for a reset: nothing says that it arrived, and a peer that it
+	// does not reach waits for minutes. Two busy processors took more than lastPacket.
+	lastReset = 150 * time.Millisecond
+
 	// quiet: when a node closes, a peer that has acknowledged our FIN and sends
 	// nothing for so long is taken to be idle (a pooled HTTP connection, say).
 	quiet = 300 * time.Millisecond
@@ -312,7 +316,7 @@ func (s *Conns) Len() int {
 func (s *Conns) Drain(limit time.Duration) bool {
 	s.mu.Lock()
 	s.closed = true
-	for until := time.Now().Add(limit); s.expected > 0 && time.Now().Before(until); s.mu.Lock() {
+	for until := time.Now().Add(limit + lastReset); s.expected > 0 && time.Now().Before(until); s.mu.Lock() {
 		s.mu.Unlock()
 		time.Sleep(time.Millisecond)
 	}
@@ -347,9 +351,10 @@ func (s *Conns) Drain(limit time.Duration) bool {
 	// The last packet of the last connection, which acknowledges the peer's FIN, is still
 	// on its way through the queues of the node. Without it the peer would repeat its FIN
 	// to nobody, for minutes.
-	if !drained {
-		s.lastEnd = time.Now() // nor may the resets be lost
+	last := s.lastEnd.Add(lastPacket)
+	if !drained { // nor may the resets be lost
+		last = time.Now().Add(lastReset)
 	}
-	time.Sleep(time.Until(s.lastEnd.Add(lastPacket)))
+	time.Sleep(time.Until(last))
 	return drained
 }
