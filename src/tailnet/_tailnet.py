@@ -223,6 +223,8 @@ class TailnetHandle(HandleBase):
     def whois(self, target: WhoIsTarget, *, timeout: float | None = None) -> WhoIs:
         """Say who is behind an address of the tailnet.
 
+        An answer may be a second old: what an edited policy takes away is gone from it then.
+
         Args:
             target: An accepted connection (also when wrapped in TLS), a peer address as accept()
                 returns it, an IP address, or an asyncio transport or StreamWriter.

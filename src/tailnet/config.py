@@ -5,6 +5,8 @@ Rules of this file:
 - Every way in (`TailnetConfig(...)`, `from_file`, `from_env`, `model_validate`) ends in a valid
   configuration or in a TailnetConfigError that names the fields and the reasons (_settings.py).
 - A value that a message quotes is none that may hold a key.
+- One class, and long for that: each field with its check, its default and the place where its value
+  comes from is read together, and stands once more in the signature that type checkers read.
 - Go sees only the environment the process was started with, so every variable is read here, when
   the node joins, and passed on explicitly.
 

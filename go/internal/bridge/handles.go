@@ -86,9 +86,9 @@ func Go(f func()) {
 	go guarded(f)
 }
 
-// Quickly is Go for what ends soon. Goroutines that
-// have ended wait for the next f: a new one has a small stack, and to grow it as far as a
-// dial or a pump needs took a tenth of the CPU of a short connection.
+// Quickly is Go for what ends soon. Its goroutines wait for the next f: a new one has a
+// small stack, and to grow it as far as a dial or a pump needs took a tenth of the CPU of a
+// short connection.
 func Quickly(f func()) {
 	running.Add(1)
 	select {

@@ -42,8 +42,7 @@ type Dialed struct {
 	Remote     netip.AddrPort `json:"remote"`
 	Whole      bool           `json:"whole"` // shutting one direction down loses the other one
 
-	Far  Far  `json:"-"`
-	Ends Ends `json:"-"`
+	Far Far `json:"-"`
 }
 
 // Dial has op make a connection and joins it to Python's socket pair. The answer is the
@@ -83,8 +82,12 @@ func (s *Conns) dial(ctx context.Context, end End, op func(context.Context) (*Di
 	if c == nil {
 		return nil, fault.New(fault.Closed, "the node was closed while dialing %v", d.Remote)
 	}
+	ends := EachWay
+	if d.Whole {
+		ends = AsOne
+	}
 	// Our end is named after the peer, as that of an accepted connection is; nameless is fine.
-	end.raw.Control(func(fd uintptr) { bindName(int(fd), newNonce(), d.Connection, d.Remote, d.Ends) })
+	end.raw.Control(func(fd uintptr) { bindName(int(fd), newNonce(), d.Connection, d.Remote, ends) })
 	end.Write(answer(d, nil))
 	return c, nil
 }

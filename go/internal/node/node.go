@@ -210,9 +210,8 @@ func (n *Node) dial(ctx context.Context, address string) (*bridge.Dialed, error)
 	if err != nil {
 		return nil, n.closedOr(err)
 	}
-	ends := n.backend.ends()
-	return &bridge.Dialed{Connection: bridge.NewID(), Local: local, Remote: remote, Whole: ends == bridge.AsOne,
-		Far: far, Ends: ends}, nil
+	return &bridge.Dialed{Connection: bridge.NewID(), Local: local, Remote: remote,
+		Whole: n.backend.ends() == bridge.AsOne, Far: far}, nil
 }
 
 // WhoIs says who has an address. With mayWait false it answers from the cache, or nil.
