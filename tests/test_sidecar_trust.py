@@ -102,13 +102,20 @@ def test_a_peer_does_not_find_the_port(
     daemon: Daemon, node: TailnetHandle, peer: TailnetHandle
 ) -> None:
     """The daemon forwards ports that nobody serves to 127.0.0.1: there is nothing of ours."""
-    port = next(PORT)
-    with node.listen(f":{port}") as listener:
-        host, number = where(served(daemon)[port])
+    data = header(node.ip, port := next(PORT))
+    with contextlib.ExitStack() as stack:
+        while True:  # until nobody else's server has that port of 127.0.0.1
+            listener = stack.enter_context(node.listen(f":{port}"))
+            host, number = where(served(daemon)[port])
+            with contextlib.suppress(OSError):
+                other = stack.enter_context(socket.create_server(("127.0.0.1", number)))
+                break
+            listener.close()
         assert host != "127.0.0.1"
-        with contextlib.suppress(OSError), peer.dial((str(node.ip), number), timeout=WAIT) as near:
-            near.sendall(header(node.ip, port))
-            assert not near.recv(1)
+        other.settimeout(WAIT)
+        stack.enter_context(peer.dial((str(node.ip), number), timeout=WAIT)).sendall(data)
+        found = stack.enter_context(other.accept()[0])
+        assert found.recv(len(data), socket.MSG_WAITALL) == data
         nothing_came(listener)
 
 
