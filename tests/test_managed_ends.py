@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,32 +37,31 @@ ENDS: dict[str, Callable[[Any], None]] = {
     "kill -9": lambda running: os.killpg(running.pid, signal.SIGKILL),
 }
 STAY = ["print(pid, flush=True)", "sys.stdin.read()"]
-FORK = ["if not (pid := os.fork()): os.setpgid(0, 0), time.sleep(60)", *STAY]
+FORK = ["if not (pid := os.fork()): time.sleep(60)", "os.setpgid(pid, pid)", *STAY]
 
 
 @pytest.mark.parametrize("code", [["pid = 0", *STAY], FORK], ids=["", "forked"])
 @pytest.mark.parametrize("end", ENDS)
 def test_it_ends_with_the_program(net: Testnet, end: str, code: list[str]) -> None:
     """However a program ends, its child does, though a forked one of the program lives on."""
-    (where := Path("/tmp", f"tm-{os.getpid()}")).mkdir()  # short
-    with program(net, "os.setpgid(0, 0)", "tn.up()", *code, TMPDIR=str(where)) as running:
-        assert running.stdout
-        forked = int(running.stdout.readline())
-        (daemon,) = daemons(running.pid)
-        ENDS[end](running)
-        eventually("the child has ended", lambda: not read(daemon, "cmdline"), 4)
-        if forked:
-            assert read(forked, "cmdline"), "it lives"
-            os.kill(forked, signal.SIGKILL)
-        running.wait(10)
-    if end in ("SIGTERM", "kill -9"):  # the next program removes what is left, if it is not young
-        for path in where.iterdir():
-            os.utime(path, (0, 0))
-        with program(net, "tn.up().close()", TMPDIR=str(where)) as running:
-            running.communicate(timeout=30)
-    left = [*where.iterdir()]
-    shutil.rmtree(where)
-    assert not left
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        where = Path(short)
+        with program(net, "os.setpgid(0, 0)", "tn.up()", *code, TMPDIR=short) as running:
+            assert running.stdout
+            forked = int(running.stdout.readline())
+            (daemon,) = daemons(running.pid)
+            ENDS[end](running)
+            eventually("the child has ended", lambda: not read(daemon, "cmdline"), 4)
+            if forked:
+                assert read(forked, "cmdline"), "it lives"
+                os.kill(forked, signal.SIGKILL)
+            running.wait(10)
+        if end in ("SIGTERM", "kill -9"):  # the next program removes what is left, unless young
+            for path in where.iterdir():
+                os.utime(path, (0, 0))
+            with program(net, "tn.up().close()", TMPDIR=short) as running:
+                running.communicate(timeout=30)
+        assert not [*where.iterdir()]
 
 
 def received(listener: Any) -> str:
