@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import build_go
 from tailnet.testing import Testnet
 
-from . import machine
+from . import libtailscale, machine
 from .machine import Usage
 from .services import PORTS, Answers
 
@@ -71,6 +71,7 @@ CONTENDERS = {
         _both("sync", "tailnet, threads", "threads", "embedded"),
         _both("asyncio", "tailnet, asyncio's streams", "asyncio", "embedded"),
         _both("uvloop", "tailnet, asyncio's streams on uvloop", "uvloop", "embedded"),
+        _both("libtailscale", "Python, threads, libtailscale by ctypes", "threads", "libtailscale"),
         Contender("sync-to-go", "tailnet with threads dials Go", _GO, _PYTHON),
         Contender("go-to-sync", "Go dials tailnet with threads", _PYTHON, _GO),
         _both("sidecar", "tailnet, threads, a managed tailscaled each", "threads", "managed"),
@@ -269,6 +270,8 @@ def build(names: list[str]) -> None:
         command = build_go.program_command(go.path, "./internal/bench", program(unpatched=True))
         env = build_go.go_environ(go.root)
         subprocess.run(command, cwd=build_go.GO_DIR, env=env, check=True)
+    if any(end.transport == "libtailscale" for end in ends):
+        libtailscale.build()
     if any(end.transport in ("managed", "serve", "socks") for end in ends):
         from tests.daemon import binaries
 

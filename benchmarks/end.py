@@ -21,12 +21,14 @@ from .services import Answers
 
 # What an end needs is imported where it begins: what it does not need, its memory shall not hold.
 
+TRANSPORTS = ["raw", "socks", "embedded", "managed", "libtailscale"]
+
 
 def options() -> argparse.Namespace:
     """Return what this process was told to be."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.end", description=__doc__)
     parser.add_argument("--face", choices=["threads", "asyncio", "uvloop"], default="threads")
-    parser.add_argument("--transport", choices=["raw", "socks", "embedded", "managed"])
+    parser.add_argument("--transport", choices=TRANSPORTS)
     parser.add_argument("--role", choices=["server", "client"])
     parser.add_argument("--hostname", default="bench")
     parser.add_argument("--control", default="")
@@ -83,6 +85,10 @@ def run(args: argparse.Namespace) -> NoReturn:
         network = Loopback()
     elif args.transport == "socks":
         network = Socks(args.socks)
+    elif args.transport == "libtailscale":
+        from .libtailscale import LibTailscale
+
+        network = LibTailscale(args.control, args.key, args.hostname)
     else:
         from .nodes import Ours
 

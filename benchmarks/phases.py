@@ -119,6 +119,8 @@ def connect(pair: Pair, scale: float) -> Iterator[Figure]:
 
 def http(pair: Pair, scale: float) -> Iterator[Figure]:
     """Requests to uvicorn, or to Go's net/http."""
+    if pair.contender.server.transport == "libtailscale":
+        return  # its listener is no socket
     pair.server.do("http_on")
     pair.client.do("http", count=8, workers=8, keep=True, path="/")  # until it has begun
     for name in HTTP:
@@ -132,12 +134,12 @@ def http(pair: Pair, scale: float) -> Iterator[Figure]:
 
 
 def _knows(pair: Pair) -> bool:
-    return pair.contender.server.transport not in ("raw", "serve")
+    return pair.contender.server.transport not in ("raw", "serve", "libtailscale")
 
 
 def whois(pair: Pair, scale: float) -> Iterator[Figure]:
     """Ask who the other end is."""
-    if pair.contender.client.transport not in ("raw", "socks"):
+    if pair.contender.client.transport not in ("raw", "socks", "libtailscale"):
         answer = pair.client.do("whois", count=int(2000 * scale))
         yield Figure("whois_us", answer["us"])
         if "go_us" in answer:
@@ -211,8 +213,8 @@ def close(pair: Pair, scale: float) -> Iterator[Figure]:
     """Leave, right after all that. Run by itself, after all else."""
     del scale
     for end, process in (("client", pair.client), ("server", pair.server)):
-        if getattr(pair.contender, end).transport in ("raw", "serve", "socks"):
-            continue  # there is nothing to leave
+        if getattr(pair.contender, end).transport in ("raw", "serve", "socks", "libtailscale"):
+            continue  # there is nothing to leave; or a close that hangs, as tsnet's does
         yield Figure(f"close_{end}_ms", process.do("close")["seconds"] * 1e3)
 
 
