@@ -91,11 +91,10 @@ def build_with_symbols() -> None:
     """Build the library and the Go end with the symbols that `-s -w` leaves out."""
     go = build_go.find_go()
     SYMBOLS.mkdir(parents=True, exist_ok=True)
-    for command in (
-        build_go.library_command(go.path, SYMBOLS / build_go.LIBRARY),
-        build_go.program_command(go.path, "./internal/bench", SYMBOLS / "bench"),
-    ):
-        build_go.run_go(go, [word.replace("-s -w", "") for word in command], "build with symbols")
+    library = build_go.library_command(go.path, SYMBOLS / build_go.LIBRARY, symbols=True)
+    program = build_go.program_command(go.path, "./internal/bench", SYMBOLS / "bench")
+    for command in (library, [word.replace("-s -w", "") for word in program]):
+        build_go.run_go(go, command, "build with symbols")
 
 
 @contextlib.contextmanager
