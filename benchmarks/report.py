@@ -170,13 +170,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.report", description=str(__doc__).split("\n", 1)[0]
     )
-    parser.add_argument("run", type=Path, help="what `make bench` has written: a .jsonl")
+    words = "what `make bench` has written: a .jsonl, or several of one commit and machine"
+    parser.add_argument("runs", type=Path, nargs="+", help=words)
     parser.add_argument("--into", type=Path, help="a document with the two marks")
     args = parser.parse_args()
-    results = load(args.run)
+    results = load(*args.runs)
     if args.into is None:
-        write(results, args.run.with_suffix(".md"))
-        print(args.run.with_suffix(".md"))
+        path = args.runs[0].with_suffix(".md")
+        write(results, path)
+        print(path)
         return
     plots = write_plots(results, args.into.parent / "benchmarks")
     text = markdown(results, [f"benchmarks/{path.name}" for path in plots])

@@ -111,9 +111,16 @@ class Results:
         return len({number for values in self._values.values() for number in values})
 
 
-def load(path: Path) -> Results:
-    """Read a file of results."""
+def load(*paths: Path) -> Results:
+    """Read files of results: all their rounds, and what the first says of the run."""
     results = Results()
-    for line in path.read_text("utf-8").splitlines():
-        results.take(json.loads(line))
+    first = 0
+    for path in paths:
+        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        for line in lines:
+            if "round" in line:
+                line["round"] += first
+            if "about" not in line or not results.about:
+                results.take(line)
+        first += 1 + max((line["round"] - first for line in lines if "round" in line), default=-1)
     return results

@@ -162,6 +162,9 @@ def test_report(tmp_path: Path) -> None:
     assert "more than 5% in 2 of 4 turns" in text
     assert "![connections, 1 worker](run/connect_1.svg)" in text
     assert ET.fromstring((tmp_path / "run" / "connect_1.svg").read_text("utf-8")) is not None
+    twice = load(path, path)
+    assert twice.about == {"commit": "abc", "rounds": 2}
+    assert twice.values("connect_1", "sync") == {0: 90.0, 1: 92.0, 2: 90.0, 3: 92.0}
 
 
 def test_plot_escapes_and_scales() -> None:

@@ -20,6 +20,9 @@ import (
 How a sidecar joins: what its daemon must be, and how it logs in with a key.
 */
 
+// poll is how often a daemon that starts is asked: it is there in some 40 ms.
+const poll = 2 * time.Millisecond
+
 // join makes sure that the daemon runs, that we may talk to it, and that it is logged in.
 func (l *life) join(ctx context.Context, args UpArgs) (*Identity, error) {
 	st, prefs, err := l.probe(ctx)
@@ -86,7 +89,7 @@ func (l *life) probe(ctx context.Context) (st *ipnstate.Status, prefs *ipn.Prefs
 		select {
 		case <-within.Done():
 		case <-l.child.done:
-		case <-time.After(10 * time.Millisecond):
+		case <-time.After(poll):
 		}
 	}
 	if st.Version == "" {
@@ -119,7 +122,7 @@ func (l *life) settled(ctx context.Context, st *ipnstate.Status) (_ *ipnstate.St
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
-		case <-time.After(10 * time.Millisecond):
+		case <-time.After(poll):
 		}
 		if st, err = l.local.StatusWithoutPeers(ctx); err != nil {
 			return nil, l.absent(err)
