@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -72,6 +73,11 @@ def in_namespace(function: Callable[[], object], timeout: float = 5 * WAIT) -> s
     """
     words = ["-m", "tests.daemon", function.__module__, function.__qualname__]
     return run([*NAMESPACE, sys.executable, *words], timeout, cwd=build_go.ROOT)
+
+
+def stopped(pid: int) -> None:
+    """Wait until a child that was sent SIGSTOP has stopped, with all its threads."""
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
 
 
 class LocalAPI(http.client.HTTPConnection):
@@ -166,6 +172,17 @@ class Daemon:
             os.close(self._alive)
 
     kill = functools.partialmethod(stop, signal.SIGKILL)  # as a crash
+
+    @contextlib.contextmanager
+    def frozen(self) -> Generator[float, None, None]:
+        """Stop its process as a debugger does, and let it go on; yield when it stopped."""
+        assert self.process
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            stopped(self.process.pid)
+            yield time.monotonic()
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def restart(self) -> None:
         """Stop it if it runs, and start it with the same state and socket."""

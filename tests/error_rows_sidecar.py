@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import pickle
-import signal
 import socket
 import time
 from collections.abc import Callable
@@ -106,10 +105,7 @@ def not_for_us(place: Place) -> object:
 def hangs(place: Place) -> object:
     running = daemon(place)
     tn = through(place, running.socket).up()
-    assert running.process
-    place.stack.callback(running.process.send_signal, signal.SIGCONT)
-    running.process.send_signal(signal.SIGSTOP)
-    place.began = time.monotonic()
+    place.began = place.stack.enter_context(running.frozen())
     return tn.whois("100.64.99.99")
 
 

@@ -19,6 +19,7 @@ from tailnet import TailnetHandle, TailnetNotRunning, TailnetStateLocked
 from tailnet.models import StateChanged
 from tailnet.testing import Testnet
 from tests.conftest import eventually
+from tests.daemon import stopped
 from tests.faces import Face
 from tests.managed import daemons, managed, no_child_left, program, read
 
@@ -138,7 +139,9 @@ def test_what_its_end_tells_to_do(
     kept: dict[str, Any] = {"state_dir": tmp_path / "state"}
     with managed(face, net, "kept", **kept) as tailnet:
         node = face.up(tailnet)
-        os.kill(daemons().pop(), how)
+        os.kill(pid := daemons().pop(), how)
+        if how == signal.SIGSTOP:
+            stopped(pid)
         advice = r"close\(\) this node, then make a new Tailnet"
         with pytest.raises(TailnetNotRunning, match=advice):
             node.listen(":80")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,22 +28,10 @@ from tests.sidecar import States, beside, config, greet, served
 ASKED, BEATS = 8.0, 15.0
 
 
-@contextlib.contextmanager
-def frozen(daemon: Daemon) -> Iterator[float]:
-    """Stop a daemon's process as a debugger does, and let it go on; yield when it stopped."""
-    assert daemon.process
-    daemon.process.send_signal(signal.SIGSTOP)
-    try:
-        os.waitid(os.P_PID, daemon.process.pid, os.WSTOPPED | os.WNOWAIT)  # all its threads have
-        yield time.monotonic()
-    finally:
-        daemon.process.send_signal(signal.SIGCONT)
-
-
 def test_joining(face: Face, daemon: Daemon) -> None:
     """It is said within a second, and what to do; once it goes on, joining works."""
     tailnet: Any = face.tailnet(config(daemon))
-    with frozen(daemon) as began:
+    with daemon.frozen() as began:
         with pytest.raises(TailnetNotRunning, match=f"{daemon.socket} does not answer.*restart"):
             face.up(tailnet)
         assert time.monotonic() - began < 1.5
@@ -79,7 +65,7 @@ def test_every_call(face: Face, daemon: Daemon, peer: TailnetHandle) -> None:
                 result = e
             return result, time.monotonic() - began
 
-        with frozen(daemon) as began:
+        with daemon.frozen() as began:
             running = {name: pool.submit(ending, call) for name, (_, call) in calls.items()}
             for name, (limit, _) in calls.items():
                 result, took = running[name].result(WAIT)
@@ -102,7 +88,7 @@ def test_a_deadline_of_the_callers(face: Face, daemon: Daemon) -> None:
         call: Any = node.handle.whois("100.64.99.99", timeout=0.3)
         return face.run(call) if isinstance(face, Async) else call
 
-    with face.node(config(daemon)) as node, frozen(daemon) as began:
+    with face.node(config(daemon)) as node, daemon.frozen() as began:
         with pytest.raises(TailnetTimeout, match="who has that address"):
             ask()
         assert time.monotonic() - began < 1
@@ -113,7 +99,7 @@ def test_closing(face: Face, daemon: Daemon) -> None:
     with nothing_left(), contextlib.ExitStack() as last:
         with face.node(config(daemon)) as node:
             listeners = [node.listen(":0") for _ in range(3)]
-            began = last.enter_context(frozen(daemon))
+            began = last.enter_context(daemon.frozen())
             listeners[0].close()
         assert time.monotonic() - began < 2
         for listener in listeners:
@@ -160,7 +146,7 @@ def test_while_a_person_is_awaited(how: str) -> None:
         up = pool.submit(tailnet.up, on_login=print)
         eventually("it waits", lambda: daemon.status()["BackendState"] == "NeedsMachineAuth")
         if how == "SIGSTOP":
-            last.enter_context(frozen(daemon))
+            last.enter_context(daemon.frozen())
         else:
             daemon.kill()
         with pytest.raises(TailnetNotRunning, match=r"does not answer|is not running"):
