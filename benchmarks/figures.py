@@ -78,7 +78,6 @@ def _table() -> dict[str, Meaning]:
             f"HTTP requests, 8 workers, {what}", "/s", more=True, digits=0
         )
     table["whois_us"] = Meaning("whois, asked again and again", "us")
-    table["whois_go_us"] = Meaning("whois, the library's part", "us")
     for end, words in ENDS.items():
         table[f"rss_idle_{end}"] = Meaning(f"memory when idle, {words}", "MiB")
         table[f"rss_load_{end}"] = Meaning(f"memory after the load, {words}", "MiB")

@@ -54,11 +54,6 @@ class Loopback:
         del address
         return ""
 
-    def whois_in_go(self, address: tuple[str, int], count: int) -> float:
-        """Return how many seconds a library takes to know it: there is none."""
-        del address, count
-        return 0.0
-
     def path(self, address: str) -> str:
         """Say which way packets to the other end take."""
         del address

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-import time
 from typing import Any
 
-from tailnet import AsyncTailnet, Tailnet, TailnetConfig, _lib
-from tailnet.errors import Code
+from tailnet import AsyncTailnet, Tailnet, TailnetConfig
 from tailnet.models import Status
 
 from .networks import AsyncLoopback, Loopback, Streams, split
@@ -53,19 +51,6 @@ class Ours(Loopback):
     def whois(self, address: tuple[str, int]) -> str:
         """Say who is behind an address."""
         return self._tn.whois(address).user.login
-
-    def whois_in_go(self, address: tuple[str, int], count: int) -> float:
-        """Return how many seconds the library alone takes for an answer that it knows."""
-        native, room = _lib._library.open(), 64 << 10
-        text = native.ffi.new("char[]", room)
-        answer = native.ffi.new("tailnet_answer *", {"buf": text, "cap": room, "fd": -1})
-        node, spelled = self._tn._node.handle(), "{}:{}".format(*address).encode()
-        start = time.perf_counter()
-        for _ in range(count):
-            code = native.lib.tailnet_whois(node, spelled, answer)
-        seconds = time.perf_counter() - start
-        assert code == Code.OK, "the answer is not in the cache"
-        return seconds / count
 
     def path(self, address: str) -> str:
         """Say which way packets to the other end take."""

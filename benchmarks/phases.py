@@ -142,8 +142,6 @@ def whois(pair: Pair, scale: float) -> Iterator[Figure]:
     if pair.contender.client.transport not in ("raw", "socks", "libtailscale"):
         answer = pair.client.do("whois", count=int(2000 * scale))
         yield Figure("whois_us", answer["us"])
-        if "go_us" in answer:
-            yield Figure("whois_go_us", answer["go_us"])
 
 
 def _held(pair: Pair, name: str, count: int) -> Iterator[Figure]:

@@ -1,9 +1,10 @@
 /*
- * The calls that programs make all the time, and that do not enter Go.
+ * The calls that programs make all the time, and that do not enter Go: a note in a pipe, or a look
+ * at memory that Go writes.
  *
  * A thread of C's that returns from Go keeps one of Go's processors, until the runtime's monitor
- * finds it idle and takes it back: 20 us to 10 ms later (runtime/proc.go, retake). Where Go has one
- * or two of them, everything that goes through the node waits for that.
+ * finds it idle and takes it back, which takes two of its sleeps (runtime/proc.go, retake). Where
+ * Go has one or two of them, everything that goes through the node waits for that.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -13,15 +14,36 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
 
 #include "direct.h"
 #include "tailnet.h"
 
 struct tailnet_shared tailnet_shared;
 
+#ifdef __linux__
+/*
+ * Go's monitor sleeps for 20 us at a time while anything happens, and begins anew whenever Go had
+ * nothing to do, several times in a round trip: it made more than half of the context switches of a
+ * short connection. Its timers have the slack of the thread that loads the library, because
+ * `coarse` runs before Go's own start there and `fine` after it. Go's other threads inherit it, so
+ * whatever waits for a time in Go may be late by as much. What it brings, and why not more:
+ * docs/performance.md.
+ */
+#define SLACK_NS 2000000L
+static long slack;
+__attribute__((constructor(101))) static void coarse(void) {
+    slack = prctl(PR_GET_TIMERSLACK);
+    prctl(PR_SET_TIMERSLACK, SLACK_NS);
+}
+__attribute__((constructor)) static void fine(void) { prctl(PR_SET_TIMERSLACK, slack); }
+#endif
+
 uint64_t tailnet_generation(void) {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now); /* bridge.Second */
+    clock_gettime(CLOCK_MONOTONIC, &now);
     return __atomic_load_n(&tailnet_shared.generation, __ATOMIC_SEQ_CST) << 32 | (uint32_t)now.tv_sec;
 }
 
@@ -51,36 +73,48 @@ static int pair(int ends[2]) {
 #endif
 }
 
-static int32_t refuse(tailnet_answer *answer, int32_t code, const char *why, int error) {
+static int32_t refuse(tailnet_answer *answer, int32_t code, const char *call, const char *why, int error) {
     if (answer->buf && answer->cap > 0) {
         char text[160];
-        int length = snprintf(text, sizeof text, "{\"code\":%d,\"message\":\"dial: %s\",\"errno\":%d}", code, why, error);
+        int length = snprintf(text, sizeof text, "{\"code\":%d,\"message\":\"%s: %s\",\"errno\":%d}", code, call, why, error);
         answer->len = length < answer->cap ? length : answer->cap;
         memcpy(answer->buf, text, (size_t)answer->len);
     }
     return code;
 }
 
-int32_t tailnet_dial(tailnet_handle node, tailnet_str address, tailnet_answer *answer) {
+static int32_t ask(const char *call, int question, tailnet_handle node, tailnet_str text, tailnet_answer *answer) {
     if (!answer) return TAILNET_E_ARGUMENT;
     answer->len = 0;
     answer->fd = -1;
-    if (!address) return refuse(answer, TAILNET_E_ARGUMENT, "address is NULL", EINVAL);
-    if (getpid() != owner) return refuse(answer, TAILNET_E_ARGUMENT, "called after fork()", EINVAL);
+    if (!text) return refuse(answer, TAILNET_E_ARGUMENT, call, "address is NULL", EINVAL);
+    if (getpid() != owner) return refuse(answer, TAILNET_E_ARGUMENT, call, "called after fork()", EINVAL);
     int ends[2];
-    if (pair(ends)) return refuse(answer, TAILNET_E_RESOURCE, strerror(errno), errno);
-    struct tailnet_request request = {.node = node, .address = strdup(address), .fd = ends[1]};
+    if (pair(ends)) return refuse(answer, TAILNET_E_RESOURCE, call, strerror(errno), errno);
+    struct tailnet_request request = {.node = node, .text = strdup(text), .fd = ends[1], .question = question};
     ssize_t written = -1;
-    if (request.address)
+    if (request.text)
         do written = write(requests, &request, sizeof request);
         while (written < 0 && errno == EINTR);
     if (written == sizeof request) {
         answer->fd = ends[0];
         return TAILNET_PENDING;
     }
-    refuse(answer, TAILNET_E_RESOURCE, strerror(errno), errno);
-    free(request.address);
+    refuse(answer, TAILNET_E_RESOURCE, call, strerror(errno), errno);
+    free(request.text);
     close(ends[0]);
     close(ends[1]);
     return TAILNET_E_RESOURCE;
+}
+
+int32_t tailnet_dial(tailnet_handle node, tailnet_str address, tailnet_answer *answer) {
+    return ask("dial", TAILNET_DIAL, node, address, answer);
+}
+
+int32_t tailnet_whois(tailnet_handle node, tailnet_str address, tailnet_answer *answer) {
+    return ask("whois", TAILNET_WHOIS, node, address, answer);
+}
+
+int32_t tailnet_status(tailnet_handle node, tailnet_answer *answer) {
+    return ask("status", TAILNET_STATUS, node, "", answer);
 }

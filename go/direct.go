@@ -7,6 +7,7 @@ package main
 import "C"
 
 import (
+	"context"
 	"io"
 	"os"
 	"unsafe"
@@ -22,7 +23,7 @@ func init() {
 	bridge.Memory = (*bridge.Shared)(unsafe.Pointer(&C.tailnet_shared))
 	from, to, err := os.Pipe()
 	if err != nil {
-		bridge.Logf("no pipe for dials: %v", err)
+		bridge.Logf("no pipe for calls: %v", err)
 		return
 	}
 	requests = to
@@ -40,23 +41,23 @@ func serve(requests io.Reader) {
 	raw := unsafe.Slice((*byte)(unsafe.Pointer(&r)), unsafe.Sizeof(r))
 	for {
 		if _, err := io.ReadFull(requests, raw); err != nil {
-			bridge.Logf("dials have ended: %v", err)
+			bridge.Logf("calls have ended: %v", err)
 			return
 		}
-		address := C.GoString(r.address)
-		C.free(unsafe.Pointer(r.address))
+		text := C.GoString(r.text)
+		C.free(unsafe.Pointer(r.text))
 		end, err := bridge.TakeEnd(int(r.fd))
 		if err != nil {
-			bridge.Logf("a dial is lost: %v", err)
+			bridge.Logf("a call is lost: %v", err)
 			continue
 		}
-		if _, err := guarded(func() (any, error) { return nil, dial(uint64(r.node), address, end) }); err != nil {
+		if _, err := guarded(func() (any, error) { return nil, begin(r.question, uint64(r.node), text, end) }); err != nil {
 			end.Refuse(err)
 		}
 	}
 }
 
-func dial(handle uint64, address string, end bridge.End) error {
+func begin(question C.int32_t, handle uint64, address string, end bridge.End) error {
 	n, err := nodes.Get(handle)
 	if err != nil {
 		return err
@@ -64,6 +65,13 @@ func dial(handle uint64, address string, end bridge.End) error {
 	if address, err = text("address", address); err != nil {
 		return err
 	}
-	n.Dial(address, end)
+	switch question {
+	case C.TAILNET_DIAL:
+		n.Dial(address, end)
+	case C.TAILNET_WHOIS:
+		end.Reply(func(ctx context.Context) (any, error) { return n.WhoIs(ctx, address) })
+	case C.TAILNET_STATUS:
+		end.Reply(func(ctx context.Context) (any, error) { return n.Status(ctx) })
+	}
 	return nil
 }

@@ -201,35 +201,6 @@ func tailnet_listener_close(handle C.tailnet_handle) C.int32_t {
 	})
 }
 
-//export tailnet_whois
-func tailnet_whois(handle C.tailnet_handle, address C.tailnet_str, answer *C.tailnet_answer) C.int32_t {
-	return respond(answer, func() (any, error) {
-		n, err := nodes.Get(uint64(handle))
-		if err != nil {
-			return nil, err
-		}
-		addr, err := str("address", address)
-		if err != nil {
-			return nil, err
-		}
-		if doc, err := n.WhoIs(context.Background(), addr, false); err != nil || doc != nil {
-			return doc, err
-		}
-		return reply(func(ctx context.Context) (any, error) { return n.WhoIs(ctx, addr, true) })
-	})
-}
-
-//export tailnet_status
-func tailnet_status(handle C.tailnet_handle, answer *C.tailnet_answer) C.int32_t {
-	return respond(answer, func() (any, error) {
-		n, err := nodes.Get(uint64(handle))
-		if err != nil {
-			return nil, err
-		}
-		return reply(func(ctx context.Context) (any, error) { return n.Status(ctx) })
-	})
-}
-
 //export tailnet_watch
 func tailnet_watch(handle C.tailnet_handle, answer *C.tailnet_answer) C.int32_t {
 	return respond(answer, func() (any, error) {

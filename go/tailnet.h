@@ -123,15 +123,16 @@ extern int32_t tailnet_dial(tailnet_handle node, tailnet_str address, tailnet_an
  * TAILNET_E_RESET: it was aborted, by the peer or by the network. Only the latest are known. */
 extern int32_t tailnet_connection_end(uint64_t connection);
 
-/* OK or PENDING, reply: Tailscale's WhoIsResponse. `address` is "ip" or "ip:port". What comes
- * with OK holds until tailnet_generation() changes. */
+/* PENDING, reply: Tailscale's WhoIsResponse. `address` is "ip" or "ip:port". It holds until
+ * tailnet_generation() is not what it was before the call. What is wrong with `node` and `address`
+ * is said in the reply. */
 extern int32_t tailnet_whois(tailnet_handle node, tailnet_str address, tailnet_answer *answer);
 
 /* No code but a number, which changes with every network map and state of every node, and every
  * second: not every change of what somebody may do is told. */
 extern uint64_t tailnet_generation(void);
 
-/* PENDING, reply: Tailscale's ipnstate.Status. */
+/* PENDING, reply: Tailscale's ipnstate.Status; or what is wrong with `node`. */
 extern int32_t tailnet_status(tailnet_handle node, tailnet_answer *answer);
 
 /* PENDING, stream of events; the first lines are a snapshot. */

@@ -241,19 +241,19 @@ def connection_was_reset(connection: int) -> bool:
 
 
 def generation() -> int:
-    """Return what changes whenever an answer of whois() at once may be outdated."""
+    """Return what changes whenever an answer of whois() may be outdated."""
     number: int = _library.open().lib.tailnet_generation()
     return number
 
 
-def whois(node: int, address: str) -> Document | Fd:
+def whois(node: int, address: str) -> Fd:
     """Ask who has an address."""
-    return _call("tailnet_whois", node, address)
+    return _pending(_call("tailnet_whois", node, address))
 
 
-def status(node: int) -> Document | Fd:
+def status(node: int) -> Fd:
     """Ask for the status."""
-    return _call("tailnet_status", node)
+    return _pending(_call("tailnet_status", node))
 
 
 def watch(node: int) -> Fd:
@@ -275,7 +275,7 @@ def testcontrol_do(control: int, args: Mapping[str, Any]) -> Document | Fd:
 
 def _pending(answer: Document | Fd) -> Fd:
     if not isinstance(answer, Fd):
-        raise TailnetInternalError("the library gave no descriptor for a stream")
+        raise TailnetInternalError("the library gave no descriptor")
     return answer
 
 

@@ -277,10 +277,9 @@ class LocalNode:
             return who
         source = _lib.whois(handle, text)
         who = parse_whois((yield from _ops.reply(source, deadline, "who has that address")))
-        if not isinstance(source, Fd):  # the library knew it: so it holds until the next change
-            if len(self._people) >= _MOST_PEOPLE:
-                self._people.clear()
-            self._people[text] = generation, who
+        if len(self._people) >= _MOST_PEOPLE:
+            self._people.clear()
+        self._people[text] = generation, who  # of before the question: good until that changes
         return who
 
     def status(self, timeout: float | None) -> Steps[Status]:

@@ -65,9 +65,10 @@ static void once(size_t which, unsigned number, int is_closed) {
     static _Thread_local unsigned count;
     int32_t (*call)(tailnet_answer *) = CALLS[which].call;
     int dials = call == dial_peer || call == dial_name || call == dial_silence;
+    int asks = dials || call == whois || call == whois_nobody || call == status; /* all is said in the reply */
     note("%s%s", CALLS[which].name, is_closed ? " after the close" : "");
     int32_t code = call(fresh());
-    if (is_closed && dials) {
+    if (is_closed && asks) {
         EXPECT(TAILNET_PENDING, code);
         RECEIVE("{\"error\":{\"code\":7004,");
         return;

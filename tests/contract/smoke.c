@@ -43,7 +43,7 @@ static void library(void) {
     /* An error is cut to cap. */
     fresh();
     answer.cap = 5;
-    EXPECT_CODE(TAILNET_E_HANDLE, tailnet_status(0, &answer));
+    EXPECT_CODE(TAILNET_E_HANDLE, tailnet_watch(0, &answer));
     CHECK(answer.len == 5 && text[5] == '#', "an error is cut to cap");
 }
 
@@ -54,8 +54,10 @@ static void handles(void) {
         EXPECT(TAILNET_E_HANDLE, tailnet_listen(h, "{\"address\":\":80\",\"path\":\"/nowhere\",\"backlog\":1}", &(tailnet_handle){0}, fresh()));
         EXPECT(TAILNET_PENDING, tailnet_dial(h, "peer:80", fresh()));
         RECEIVE("{\"error\":{\"code\":7004,");
-        EXPECT(TAILNET_E_HANDLE, tailnet_whois(h, "100.64.0.1", fresh()));
-        EXPECT(TAILNET_E_HANDLE, tailnet_status(h, fresh()));
+        EXPECT(TAILNET_PENDING, tailnet_whois(h, "100.64.0.1", fresh()));
+        RECEIVE("{\"error\":{\"code\":7004,");
+        EXPECT(TAILNET_PENDING, tailnet_status(h, fresh()));
+        RECEIVE("{\"error\":{\"code\":7004,");
         EXPECT(TAILNET_E_HANDLE, tailnet_watch(h, fresh()));
         EXPECT(TAILNET_E_HANDLE, tailnet_testcontrol_do(h, "{\"do\":\"x\"}", fresh()));
         EXPECT(TAILNET_OK, tailnet_node_close(h, 0, fresh()));
@@ -120,7 +122,8 @@ static void nodes(void) {
     EXPECT(TAILNET_PENDING, tailnet_node_close(first, 1000, fresh()));
     RECEIVE("{\"ok\":{\"drained\":true}}");
     EXPECT(TAILNET_OK, tailnet_node_close(first, 1000, fresh()));
-    EXPECT(TAILNET_E_HANDLE, tailnet_status(first, fresh()));
+    EXPECT(TAILNET_PENDING, tailnet_status(first, fresh()));
+    RECEIVE("{\"error\":{\"code\":7004,");
     EXPECT(TAILNET_PENDING, tailnet_node_close(second, -1, fresh()));
     CANCEL(); /* the work is done all the same */
     EXPECT(TAILNET_OK, tailnet_node_close(second, 0, fresh()));

@@ -16,17 +16,22 @@ func Reply(op func(context.Context) (any, error)) (int, error) {
 	if err != nil {
 		return -1, fault.For(fault.Internal, err, "no socket pair for a reply")
 	}
+	End{end}.Reply(op)
+	return fd, nil
+}
+
+// Reply is as the function, where Python has its end already.
+func (e End) Reply(op func(context.Context) (any, error)) {
 	ctx, cancel := context.WithCancel(context.Background())
 	Quickly(func() {
-		defer end.Close()
+		defer e.Close()
 		defer cancel()
-		end.Write(answer(safely(ctx, op))) // fails when Python has gone, and then nobody wants to know
+		e.Write(answer(safely(ctx, op))) // fails when Python has gone, and then nobody wants to know
 	})
 	Quickly(func() { // Python sends nothing here: all it can do is go
-		end.awaitWord()
+		e.awaitWord()
 		cancel()
 	})
-	return fd, nil
 }
 
 // answer spells what came of an operation, as one line.

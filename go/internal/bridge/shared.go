@@ -1,10 +1,6 @@
 package bridge
 
-import (
-	"sync/atomic"
-
-	"golang.org/x/sys/unix"
-)
+import "sync/atomic"
 
 // Shared is what Python may look at without asking Go: direct.c reads it, and reserves its
 // memory.
@@ -15,14 +11,6 @@ type Shared struct {
 
 // Memory is this process's. It is C's, where there is a C (direct.go).
 var Memory = new(Shared)
-
-// Second is what direct.c adds to the generation: an answer that may be outdated without a
-// word is good for this second, in Go and in Python.
-func Second() int64 {
-	var now unix.Timespec
-	unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
-	return int64(now.Sec)
-}
 
 // Changed makes every answer outdated that Python may have kept.
 func (s *Shared) Changed() { s.generation.Add(1) }

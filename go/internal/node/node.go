@@ -214,8 +214,8 @@ func (n *Node) dial(ctx context.Context, address string) (*bridge.Dialed, error)
 		Whole: n.backend.ends() == bridge.AsOne, Far: far}, nil
 }
 
-// WhoIs says who has an address. With mayWait false it answers from the cache, or nil.
-func (n *Node) WhoIs(ctx context.Context, addr string, mayWait bool) (json.RawMessage, error) {
+// WhoIs says who has an address: Tailscale's WhoIsResponse.
+func (n *Node) WhoIs(ctx context.Context, addr string) (json.RawMessage, error) {
 	ip, err := netip.ParseAddr(addr)
 	if err != nil {
 		ap, err := netip.ParseAddrPort(addr)
@@ -225,14 +225,12 @@ func (n *Node) WhoIs(ctx context.Context, addr string, mayWait bool) (json.RawMe
 		ip = ap.Addr()
 	}
 	s, err := n.backend.session()
-	if err != nil && !mayWait {
-		return nil, nil
-	} else if err != nil {
+	if err != nil {
 		return nil, err
 	}
 	ctx, done := n.within(ctx)
 	defer done()
-	doc, err := s.whois(ctx, ip.Unmap(), mayWait)
+	doc, err := s.whois(ctx, ip.Unmap())
 	return doc, n.closedOr(err)
 }
 

@@ -66,12 +66,6 @@ func (s *session) note(state ipn.State) {
 	}
 }
 
-func (s *session) isRunning() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.runs != nil && s.runs.Err() == nil
-}
-
 // whileRunning bounds an operation by the node's running. A node that does not run would
 // let it wait for ever: its packets go nowhere. The error says why it does not.
 func (s *session) whileRunning(ctx context.Context) (_ context.Context, done func(), err error) {
@@ -146,15 +140,8 @@ func (s *session) unanswered(what string, err error) error {
 	return fault.New(fault.Internal, "%s: %v", what, err)
 }
 
-// whois answers with Tailscale's own document; with mayWait false from the cache, or nil.
-func (s *session) whois(ctx context.Context, ip netip.Addr, mayWait bool) (json.RawMessage, error) {
-	doc, generation := s.cache.person(ip)
-	if s.stranger != nil && !s.isRunning() { // of somebody else, or of nobody
-		doc = nil
-	}
-	if doc != nil || !mayWait {
-		return doc, nil
-	}
+// whois answers with Tailscale's own document. Python keeps it (_node.py).
+func (s *session) whois(ctx context.Context, ip netip.Addr) (json.RawMessage, error) {
 	who, err := s.local.WhoIs(ctx, ip.String())
 	nobody := errors.Is(err, local.ErrPeerNotFound)
 	if s.stranger != nil && (err == nil || nobody) { // after the answer, or it may have become somebody else's meanwhile
@@ -171,10 +158,10 @@ func (s *session) whois(ctx context.Context, ip netip.Addr, mayWait bool) (json.
 	} else if err != nil {
 		return nil, s.failed(ctx, "whois "+ip.String(), err)
 	}
-	if doc, err = json.Marshal(who); err != nil {
+	doc, err := json.Marshal(who)
+	if err != nil {
 		return nil, fault.New(fault.Internal, "whois %v: %v", ip, err)
 	}
-	s.cache.setPerson(ip, doc, generation)
 	return doc, nil
 }
 
