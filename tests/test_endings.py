@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import gc
+import itertools
+import select
+import socket
 import ssl
 import subprocess
 import sys
@@ -12,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tailnet import TailnetHandle, TailnetListener
+from tailnet import TailnetClosed, TailnetHandle, TailnetListener, TailnetSocket
 from tailnet.testing import Testnet
 from tests.conftest import WAIT, acquaint, eventually, nothing_left
 from tests.test_listener import is_taken, wait_in_accept, waits
@@ -114,6 +118,57 @@ def test_who_reads_late_reads_all(net: Testnet) -> None:
             for peer in peers:
                 with peer.makefile("rb") as file:
                     assert file.read() == words
+
+
+def test_what_a_close_cuts_off_does_not_look_complete(net: Testnet, server: TailnetHandle) -> None:
+    """Who reads what a closed node had still to receive finds a reset, and no end."""
+    with nothing_left(), net.tailnet("slow") as tn, server.listen(":80") as listener:
+        acquaint(tn, server)
+        near = tn.dial(listener.getsockname())
+        far, _ = listener.accept()
+        with near, far, ThreadPoolExecutor(1) as pool:
+            sending = pool.submit(far.sendall, bytes(32 << 20))
+            eventually("there is more than has room", lambda: not is_writable(far))
+            tn.close(1)
+            with pytest.raises(ConnectionResetError):
+                collections.deque(iter(lambda: near.recv(1 << 20), b""), maxlen=0)
+            with pytest.raises(ConnectionError):
+                sending.result(WAIT)
+
+
+def is_writable(conn: TailnetSocket) -> bool:
+    """Report whether something could be sent now."""
+    return bool(select.select([], [conn], [], 0)[1])
+
+
+def test_an_answer_to_who_goes_on_sending(server: TailnetHandle, client: TailnetHandle) -> None:
+    """It is read, with a clean end, though the peer has then refused what was sent; as of TCP."""
+    with server.listen(":80") as listener, client.dial(listener.getsockname()) as near:
+        far, _ = listener.accept()
+        far.sendall(b"no more")
+        far.close()
+        with pytest.raises(BrokenPipeError):
+            collections.deque(map(near.sendall, itertools.repeat(bytes(1 << 10))), maxlen=0)
+        assert near.recv(100, socket.MSG_WAITALL) == b"no more"
+        assert near.recv(1) == b""
+
+
+def test_a_listener_that_begins_while_its_node_closes(net: Testnet) -> None:
+    """It fails, or its accept ends: nobody waits for ever."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(10):
+            tn = await net.async_tailnet("brief").up()
+            found, _ = await asyncio.gather(tn.listen(":80"), tn.close(), return_exceptions=True)
+            if isinstance(found, TailnetListener):
+                with found, pytest.raises(ConnectionAbortedError):
+                    await asyncio.wait_for(loop.sock_accept(found), WAIT)
+            else:
+                assert isinstance(found, TailnetClosed)
+
+    with nothing_left():
+        asyncio.run(main())
 
 
 def test_uvloop_gives_the_port_back(server: TailnetHandle) -> None:

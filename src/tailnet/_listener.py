@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from . import _lib, _ops
 from ._scratch import Scratch
 from ._socket import Address, TailnetSocket, TcpLike, parse_peer_name
-from .errors import TailnetConfigError
+from .errors import TailnetClosed, TailnetConfigError
 
 if TYPE_CHECKING:
     from ._node import LocalNode
@@ -111,6 +111,8 @@ class Listening:
         """Take in what the library answered."""
         self.ip, self.port = ip, port
         self.node.listening.add(self)
+        if self.node.closed:  # it was closed while the answer was under way, and woke nobody here
+            raise TailnetClosed(f"node {self.node.name!r} was closed")
 
     def own_address(self, peer: str | None = None) -> Address:
         """Return the (ip, port) that a peer, or anybody, connects to."""

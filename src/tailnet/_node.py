@@ -40,6 +40,7 @@ from .errors import (
     TailnetConfigError,
     TailnetConnectError,
     TailnetError,
+    TailnetInternalError,
     TailnetLoginRequired,
     TailnetTimeout,
 )
@@ -265,6 +266,10 @@ class LocalNode:
             connection.settimeout(leave_timeout)
             dialing.release()
             return connection
+        except TailnetInternalError:
+            if self.closed:  # the close was faster than the answer
+                raise _closed(self) from None
+            raise
         finally:
             dialing.cancel()  # of no effect once it is released
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -87,6 +88,7 @@ class Lines:
 
     def __init__(self, fd: Fd) -> None:
         self._fd = fd
+        self._lock = threading.Lock()  # of what says who closes the descriptor
         self._text = bytearray()
         self._ended = False
         self._waiting = False
@@ -99,9 +101,10 @@ class Lines:
             TailnetTimeout: the deadline passed. The stream can be read on.
             RuntimeError: somebody else waits in it already.
         """
-        if self._waiting:
-            raise RuntimeError(f"another thread or task is already waiting for {what}")
-        self._waiting = True
+        with self._lock:
+            if self._waiting:
+                raise RuntimeError(f"another thread or task is already waiting for {what}")
+            self._waiting = True
         try:
             while (end := self._text.find(b"\n")) < 0:
                 if self._ended:
@@ -112,23 +115,25 @@ class Lines:
             del self._text[: end + 1]
             return json.loads(line)
         finally:
-            self._waiting = False
-            if self._closed or self._ended:  # closed meanwhile, and given up before the end came
-                self._ended = True
-                self._fd.close()
+            with self._lock:
+                self._waiting = False
+                if self._closed or self._ended:  # closed meanwhile, and given up before the end
+                    self._ended = True
+                    self._fd.close()
 
     def __repr__(self) -> str:
         return "closed" if self._closed or self._ended else "open"
 
     def close(self) -> None:
         """End the stream. Whoever waits gets what had arrived, then None. Idempotent."""
-        self._closed = True  # before the look at _waiting: one of the two closes
-        self._fd.shutdown()
-        # Not under somebody who waits: an event loop would never hear of a closed descriptor.
-        # The shutdown wakes him, and he closes it.
-        if not self._waiting:
-            self._ended = True
-            self._fd.close()
+        with self._lock:
+            self._closed = True
+            self._fd.shutdown()
+            # Not under somebody who waits: an event loop would never hear of a closed descriptor.
+            # The shutdown wakes him, and he closes it.
+            if not self._waiting:
+                self._ended = True
+                self._fd.close()
 
 
 def _read(

@@ -169,6 +169,7 @@ class TailnetHandle(HandleBase):
             TailnetListenError: the port is taken (EADDRINUSE), or the address is not the node's
                 (EADDRNOTAVAIL).
             TailnetConfigError: the address makes no sense.
+            TailnetResourceError: no more descriptors.
             TailnetNotRunning: the tailscaled behind it is gone, or does not answer.
             TailnetClosed: the node was closed.
 
@@ -191,8 +192,11 @@ class TailnetHandle(HandleBase):
             TailnetUnreachable: not on the tailnet, or no answer.
             TailnetNameError: the tailnet knows no such name.
             TailnetDialError: any other failure; `errno` says which.
+            TailnetResourceError: no more descriptors.
+            TailnetConfigError: the address makes no sense.
             TailnetTimeout: `timeout` passed.
             TailnetAuthError: this node is no longer logged in.
+            TailnetConnectError: this node does not run just now.
             TailnetNotRunning: the tailscaled behind it is gone, or does not answer.
             TailnetClosed: the node was closed.
 

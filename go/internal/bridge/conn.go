@@ -5,6 +5,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -12,7 +13,8 @@ import (
 
 // Far is the tailnet's end of a connection.
 type Far interface {
-	// Read reads what is there, and returns ErrNothing where that is nothing.
+	// Read reads what is there, and returns ErrNothing where that is nothing. Write fails
+	// with EPIPE where the peer had said its end before it refused what was written.
 	io.ReadWriter
 
 	// Await has f called once there is something, or an end, in a goroutine of its own.
@@ -74,6 +76,7 @@ type Conn struct {
 
 	inwardDone chan struct{}
 	received   atomic.Int64 // bytes from the tailnet, for quiet
+	passing    atomic.Bool  // Python has not yet taken what was received
 	finSent    atomic.Bool
 	unread     atomic.Bool // Python has gone, and the peer goes on sending
 	discard    bool        // inward's: Python wants to read no more
@@ -116,7 +119,9 @@ func (c *Conn) copyInward() error {
 		n, err := c.far.Read(*buf)
 		c.received.Add(int64(n))
 		if n > 0 && !c.discard {
+			c.passing.Store(true)
 			_, werr := c.near.Write((*buf)[:n])
+			c.passing.Store(false)
 			c.discard = werr != nil // shutdown(SHUT_RD): what still comes is dropped, as the kernel's TCP does
 		}
 		if n > 0 && c.discard && c.near.gone() {
@@ -155,9 +160,16 @@ func (c *Conn) outward() bool {
 		_, err = c.far.Write((*buf)[:n])
 		buffers.Put(buf)
 		if err != nil {
-			Memory.Fail(c.ID)
+			if !errors.Is(err, syscall.EPIPE) { // an end that the peer has said may still be read
+				Memory.Fail(c.ID)
+			}
 			c.near.Shutdown(unix.SHUT_RD) // Python's next write fails
-			<-c.inwardDone                // it still delivers what the peer had sent before
+			for err = nil; err == nil; {  // what is left unread, the kernel would tell Python as a reset
+				if buf, _, err = c.near.chunk(); err == nil {
+					buffers.Put(buf)
+				}
+			}
+			<-c.inwardDone // it still delivers what the peer had sent before
 			return false
 		}
 	}
@@ -184,7 +196,7 @@ func (c *Conn) linger() {
 			if inward == nil || !c.draining() || c.near.gone() {
 				return
 			}
-			if n := c.received.Load(); n != last {
+			if n := c.received.Load(); n != last || c.passing.Load() {
 				last, since = n, time.Now()
 			}
 			if time.Since(since) > quiet {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -159,7 +160,7 @@ func (a *Acceptor) HandOver(far Far, peer netip.AddrPort) {
 			a.conns.start(id, far, near)
 			return
 		}
-		if err != unix.EAGAIN || a.isShut.Load() { // the listening socket is gone
+		if a.isShut.Load() || !passes(err) { // the listening socket is gone
 			far.Abort()
 			return
 		}
@@ -168,6 +169,12 @@ func (a *Acceptor) HandOver(far Far, peer netip.AddrPort) {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// passes reports whether a connection may wait for an error to pass: Python's queue is full,
+// or this machine has no more descriptors or memory. The kernel's TCP lets it wait, too.
+func passes(err error) bool {
+	return slices.Contains([]error{unix.EAGAIN, unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM}, err)
 }
 
 func (a *Acceptor) connect(id uint64, peer netip.AddrPort) (int, error) {

@@ -51,7 +51,10 @@ func (e *embedded) dial(ctx context.Context, addr Address) (_ bridge.Far, local,
 		c.Close()
 		return nil, local, remote, err
 	}
-	return far, addrPort(c.LocalAddr()), addrPort(c.RemoteAddr()), nil
+	if !remote.IsValid() { // over the host's network; gonet has no word for a peer that has reset
+		remote = addrPort(c.RemoteAddr())
+	}
+	return far, addrPort(c.LocalAddr()), remote, nil
 }
 
 func (s *session) noRoute(ctx context.Context, addr Address, ip netip.Addr) error {

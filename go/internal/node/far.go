@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -114,9 +115,20 @@ func (c *stackConn) Read(b []byte) (int, error) {
 	case *tcpip.ErrWouldBlock:
 		return 0, bridge.ErrNothing
 	case *tcpip.ErrClosedForReceive:
+		if tcp.EndpointState(c.ep.State()) == tcp.StateError { // Write was told the error; it is told once
+			return 0, syscall.ECONNRESET
+		}
 		return 0, io.EOF
 	}
 	return 0, errors.New(err.String())
+}
+
+func (c *stackConn) Write(b []byte) (int, error) {
+	n, err := c.TCPConn.Write(b)
+	if err != nil && tcp.EndpointState(c.ep.State()) == tcp.StateClose { // reset after the peer's FIN
+		err = syscall.EPIPE
+	}
+	return n, err
 }
 
 func (c *stackConn) Await(f func()) {

@@ -61,6 +61,7 @@ type Node struct {
 
 	mu        sync.Mutex
 	listeners map[*Listener]struct{}
+	closing   bool // no listener begins any more
 }
 
 // New makes a node that has not joined, and opens nothing.
@@ -112,6 +113,7 @@ func (n *Node) Up(ctx context.Context, args UpArgs) (*Identity, error) {
 // Close drains for at most limit and leaves. Call it once.
 func (n *Node) Close(limit time.Duration) bool {
 	n.mu.Lock()
+	n.closing = true
 	for l := range n.listeners {
 		l.closeLocked()
 	}
@@ -164,7 +166,7 @@ func (l *Listener) Begin(ctx context.Context, address, path string, backlog int)
 	defer n.mu.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed || n.ctx.Err() != nil {
+	if l.closed || n.closing {
 		end()
 		return fault.New(fault.Closed, "the listener or its node was closed")
 	}
