@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -21,7 +22,14 @@
 #include "direct.h"
 #include "tailnet.h"
 
-struct tailnet_shared tailnet_shared;
+static struct tailnet_shared ours;
+struct tailnet_shared *tailnet_shared = &ours;
+
+/* Before Go starts. Without it, forked children see no resets. */
+__attribute__((constructor(101))) static void share(void) {
+    void *memory = mmap(NULL, sizeof *tailnet_shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANON, -1, 0);
+    if (memory != MAP_FAILED) tailnet_shared = memory;
+}
 
 #ifdef __linux__
 /*
@@ -44,11 +52,11 @@ __attribute__((constructor)) static void fine(void) { prctl(PR_SET_TIMERSLACK, s
 uint64_t tailnet_generation(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return __atomic_load_n(&tailnet_shared.generation, __ATOMIC_SEQ_CST) << 32 | (uint32_t)now.tv_sec;
+    return __atomic_load_n(&tailnet_shared->generation, __ATOMIC_SEQ_CST) << 32 | (uint32_t)now.tv_sec;
 }
 
 int32_t tailnet_connection_end(uint64_t connection) {
-    uint64_t *latest = &tailnet_shared.resets[connection % TAILNET_RESETS];
+    uint64_t *latest = &tailnet_shared->resets[connection % TAILNET_RESETS];
     return connection && __atomic_load_n(latest, __ATOMIC_SEQ_CST) == connection ? TAILNET_E_RESET : TAILNET_OK;
 }
 

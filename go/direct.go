@@ -20,7 +20,7 @@ import (
 // The other side of direct.c.
 
 func init() {
-	bridge.Memory = (*bridge.Shared)(unsafe.Pointer(&C.tailnet_shared))
+	bridge.Memory = (*bridge.Shared)(unsafe.Pointer(C.tailnet_shared))
 	from, to, err := os.Pipe()
 	if err != nil {
 		bridge.Logf("no pipe for calls: %v", err)

@@ -4,12 +4,12 @@
 #define TAILNET_RESETS 16384
 #define HIDDEN __attribute__((visibility("hidden")))
 
-/* Written by Go, read by C. bridge.Shared is the same in Go. */
+/* Written by Go, read by C, in forked children too. bridge.Shared is the same in Go. */
 struct tailnet_shared {
     uint64_t generation;
     uint64_t resets[TAILNET_RESETS];
 };
-HIDDEN extern struct tailnet_shared tailnet_shared;
+HIDDEN extern struct tailnet_shared *tailnet_shared;
 
 enum tailnet_question { TAILNET_DIAL, TAILNET_WHOIS, TAILNET_STATUS };
 

@@ -29,7 +29,7 @@
  *    or made-up one gives TAILNET_E_HANDLE. *_close may be called twice.
  *  - Descriptors handed out are non-blocking, close-on-exec, and the caller's to
  *    close.
- *  - Any thread may call. Nothing here may be called after fork().
+ *  - Any thread may call. Nothing but tailnet_connection_end may be called after fork().
  *  - Go panics end at this boundary, as TAILNET_E_INTERNAL.
  *  - An `answer` that is NULL, or a NULL string, gives TAILNET_E_ARGUMENT.
  */
@@ -120,7 +120,8 @@ extern int32_t tailnet_listener_close(tailnet_handle listener);
 extern int32_t tailnet_dial(tailnet_handle node, tailnet_str address, tailnet_answer *answer);
 
 /* OK: the connection `connection` is open, ended in order, or is long gone.
- * TAILNET_E_RESET: it was aborted, by the peer or by the network. Only the latest are known. */
+ * TAILNET_E_RESET: it was aborted, by the peer or by the network. Only the latest are known.
+ * A forked child may ask, of its parent's connections. */
 extern int32_t tailnet_connection_end(uint64_t connection);
 
 /* PENDING, reply: Tailscale's WhoIsResponse. `address` is "ip" or "ip:port". It holds until

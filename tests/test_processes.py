@@ -190,6 +190,36 @@ def test_forked_child(own_net: Testnet) -> None:
     assert out == "from the child\nb''\n"
 
 
+def test_a_forked_child_sees_a_reset(own_net: Testnet) -> None:
+    """What is cut off is so for a child that has accepted it, as in a worker of gunicorn."""
+    out = run(
+        own_net,
+        """
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with Tailnet(TailnetConfig.from_env(hostname="parent")) as tn, tn.listen(":80") as listener:
+            heard, told = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                conn, _ = listener.accept()
+                print(conn.recv(1), flush=True)
+                os.write(told, b"x")
+                try:
+                    print(conn.recv(1), flush=True)
+                except ConnectionResetError as e:
+                    print("reset", flush=True)
+                os._exit(0)
+            caller = Tailnet(TailnetConfig.from_env(hostname="caller")).up()
+            with caller.dial("parent:80") as conn:
+                conn.send(b"x")
+                os.read(heard, 1)
+                caller.close(timeout=0)
+            assert os.waitpid(pid, 0)[1] == 0
+        """,
+    )
+    assert out == "b'x'\nreset\n"
+
+
 def test_closing_in_the_parent_wakes_a_child(own_net: Testnet) -> None:
     """A child that sits in accept is woken when the parent's node closes, blocking or not."""
     for mode in ("None", "30"):

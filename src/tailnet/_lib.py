@@ -37,7 +37,7 @@ log = logging.getLogger("tailnet")
 
 Document = Any  # what a JSON document decodes to
 
-# An answer in the call itself: a whois document has 2 to 6 KiB; a larger one comes by descriptor.
+# For an answer in the call itself. A larger one comes by descriptor; an error is cut to this.
 _ROOM = 8 << 10
 
 
@@ -233,8 +233,8 @@ def dial(node: int, address: str, connection: Fd) -> None:
 
 
 def connection_was_reset(connection: int) -> bool:
-    """Report whether a connection was aborted; False where Go cannot be asked."""
-    if not connection or not usable():
+    """Report whether a connection was aborted. Works in forked children, too."""
+    if not connection or _library.native is None:
         return False
     code: int = _library.native.lib.tailnet_connection_end(connection)
     return code == Code.RESET

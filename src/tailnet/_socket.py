@@ -129,8 +129,7 @@ class TailnetSocket(TcpLike):
     - `family` is AF_UNIX, so that event loops in C work, unless it came from an `as_inet()`
       listener.
     - A connection that the peer or the network aborted raises ConnectionResetError from `recv`.
-      Code that reads the descriptor in C (an SSLSocket, uvloop), and a forked child, see a plain
-      end instead.
+      Code that reads the descriptor in C (an SSLSocket, uvloop) sees a plain end instead.
     - Closing it never waits: what was written goes on to the peer, while the node is up. It ends
       in order, whatever SO_LINGER says.
     - Through a `tailscaled` without a TUN, `shutdown(SHUT_WR)` raises TailnetUnsupported: the
