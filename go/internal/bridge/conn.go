@@ -160,7 +160,9 @@ func (c *Conn) outward() bool {
 		_, err = c.far.Write((*buf)[:n])
 		buffers.Put(buf)
 		if err != nil {
-			if !errors.Is(err, syscall.EPIPE) { // an end that the peer has said may still be read
+			// An end that the peer has said may still be read. But what Python wrote before
+			// the node was closed is lost, and it is not told by a write any more.
+			if c.draining() || !errors.Is(err, syscall.EPIPE) {
 				Memory.Fail(c.ID)
 			}
 			c.near.Shutdown(unix.SHUT_RD) // Python's next write fails
