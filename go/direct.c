@@ -36,8 +36,8 @@ __attribute__((constructor(101))) static void share(void) {
  * Go's monitor sleeps for 20 us at a time while anything happens, and begins anew whenever Go had
  * nothing to do, several times in a round trip: it made more than half of the context switches of a
  * short connection. Its timers have the slack of the thread that loads the library, because
- * `coarse` runs before Go's own start there and `fine` after it. Go's other threads inherit it, so
- * whatever waits for a time in Go may be late by as much. What it brings, and why not more:
+ * `coarse` runs before Go's own start there and `fine` after it. Go's other threads inherit it, and
+ * a tailscaled that they start: whatever waits for a time there may be late by as much. What it brings, and why not more:
  * docs/performance.md.
  */
 #define SLACK_NS 2000000L

@@ -148,6 +148,25 @@ def test_the_end_of_the_interpreter_delivers(own_net: Testnet) -> None:
         assert "Error" not in err
 
 
+def test_only_go_has_coarse_timers(own_net: Testnet) -> None:
+    """Go's threads, its monitor among them, get 2 ms of slack; those of Python keep theirs."""
+    out = run(
+        own_net,
+        """
+        def slack(thread):
+            with open(f"/proc/{thread}/timerslack_ns") as file:
+                return int(file.read())
+        before = slack(os.getpid())
+        tn = Tailnet(TailnetConfig.from_env(hostname="patient")).up()
+        python = {str(thread.native_id) for thread in threading.enumerate()}
+        go = set(os.listdir("/proc/self/task")) - python
+        tn.close()
+        print(before == slack(os.getpid()), len(go) > 2, {slack(thread) for thread in go})
+        """,
+    )
+    assert out == "True True {2000000}\n"
+
+
 def test_forked_child(own_net: Testnet) -> None:
     """A child accepts on the inherited listener; all else is TailnetForked; the parent goes on."""
     out = run(
