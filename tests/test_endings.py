@@ -6,9 +6,7 @@ import asyncio
 import collections
 import contextlib
 import gc
-import itertools
 import select
-import socket
 import ssl
 import subprocess
 import sys
@@ -139,18 +137,6 @@ def test_what_a_close_cuts_off_does_not_look_complete(net: Testnet, server: Tail
 def is_writable(conn: TailnetSocket) -> bool:
     """Report whether something could be sent now."""
     return bool(select.select([], [conn], [], 0)[1])
-
-
-def test_an_answer_to_who_goes_on_sending(server: TailnetHandle, client: TailnetHandle) -> None:
-    """It is read, with a clean end, though the peer has then refused what was sent; as of TCP."""
-    with server.listen(":80") as listener, client.dial(listener.getsockname()) as near:
-        far, _ = listener.accept()
-        far.sendall(b"no more")
-        far.close()
-        with pytest.raises(BrokenPipeError):
-            collections.deque(map(near.sendall, itertools.repeat(bytes(1 << 10))), maxlen=0)
-        assert near.recv(100, socket.MSG_WAITALL) == b"no more"
-        assert near.recv(1) == b""
 
 
 def test_a_listener_that_begins_while_its_node_closes(net: Testnet) -> None:

@@ -419,7 +419,7 @@ OTHERS = [
         no_descriptors,
         TailnetResourceError,
         1,
-        "too many open files",
+        "open files",
         OSError,
         errno.EMFILE,
         note="it works again once there are some",

@@ -5,7 +5,6 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,8 +12,7 @@ import (
 
 // Far is the tailnet's end of a connection.
 type Far interface {
-	// Read reads what is there, and returns ErrNothing where that is nothing. Write fails
-	// with EPIPE where the peer had said its end before it refused what was written.
+	// Read reads what is there, and returns ErrNothing where that is nothing.
 	io.ReadWriter
 
 	// Await has f called once there is something, or an end, in a goroutine of its own.
@@ -160,18 +158,9 @@ func (c *Conn) outward() bool {
 		_, err = c.far.Write((*buf)[:n])
 		buffers.Put(buf)
 		if err != nil {
-			// An end that the peer has said may still be read. But what Python wrote before
-			// the node was closed is lost, and it is not told by a write any more.
-			if c.draining() || !errors.Is(err, syscall.EPIPE) {
-				Memory.Fail(c.ID)
-			}
+			Memory.Fail(c.ID)
 			c.near.Shutdown(unix.SHUT_RD) // Python's next write fails
-			for err = nil; err == nil; {  // what is left unread, the kernel would tell Python as a reset
-				if buf, _, err = c.near.chunk(); err == nil {
-					buffers.Put(buf)
-				}
-			}
-			<-c.inwardDone // it still delivers what the peer had sent before
+			<-c.inwardDone                // it still delivers what the peer had sent before
 			return false
 		}
 	}

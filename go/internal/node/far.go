@@ -123,14 +123,6 @@ func (c *stackConn) Read(b []byte) (int, error) {
 	return 0, errors.New(err.String())
 }
 
-func (c *stackConn) Write(b []byte) (int, error) {
-	n, err := c.TCPConn.Write(b)
-	if err != nil && tcp.EndpointState(c.ep.State()) == tcp.StateClose { // reset after the peer's FIN
-		err = syscall.EPIPE
-	}
-	return n, err
-}
-
 func (c *stackConn) Await(f func()) {
 	c.awaits.Store(&f)
 	if c.ep.Readiness(waiter.ReadableEvents) != 0 { // it came before we said that we wait
