@@ -10,6 +10,7 @@ import select
 import ssl
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -137,6 +138,22 @@ def test_what_a_close_cuts_off_does_not_look_complete(net: Testnet, server: Tail
 def is_writable(conn: TailnetSocket) -> bool:
     """Report whether something could be sent now."""
     return bool(select.select([], [conn], [], 0)[1])
+
+
+def test_a_service_whose_caller_has_left(net: Testnet) -> None:
+    """It waits for nothing when it closes: the caller's node has said that it is gone."""
+    with nothing_left():
+        service, caller = net.tailnet("service").up(), net.tailnet("leaver").up()
+        with service.listen(":80") as listener, caller.dial("service:80") as near:
+            far, _ = listener.accept()
+            far.sendall(b"take this")
+            caller.close()
+            with far:
+                assert far.recv(1) == b""
+            assert near.recv(100) == b"take this"
+        began = time.monotonic()
+        service.close()
+        assert time.monotonic() - began < 1
 
 
 def test_a_listener_that_begins_while_its_node_closes(net: Testnet) -> None:

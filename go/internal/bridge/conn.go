@@ -52,9 +52,9 @@ const (
 	// under a millisecond (a 64 byte round trip is 0.4 ms); a loaded machine takes longer.
 	lastPacket = 20 * time.Millisecond
 
-	// lastReset is lastPacket for a reset: nothing says that it arrived, and a peer that it
+	// LastReset is lastPacket for a reset: nothing says that it arrived, and a peer that it
 	// does not reach waits for minutes. Two busy processors took more than lastPacket.
-	lastReset = 150 * time.Millisecond
+	LastReset = 150 * time.Millisecond
 
 	// quiet: when a node closes, a peer that has acknowledged our FIN and sends
 	// nothing for so long is taken to be idle (a pooled HTTP connection, say).
@@ -319,7 +319,7 @@ func (s *Conns) Len() int {
 func (s *Conns) Drain(limit time.Duration) bool {
 	s.mu.Lock()
 	s.closed = true
-	for until := time.Now().Add(limit + lastReset); s.expected > 0 && time.Now().Before(until); s.mu.Lock() {
+	for until := time.Now().Add(limit + LastReset); s.expected > 0 && time.Now().Before(until); s.mu.Lock() {
 		s.mu.Unlock()
 		time.Sleep(time.Millisecond)
 	}
@@ -356,7 +356,7 @@ func (s *Conns) Drain(limit time.Duration) bool {
 	// to nobody, for minutes.
 	last := s.lastEnd.Add(lastPacket)
 	if !drained { // nor may the resets be lost
-		last = time.Now().Add(lastReset)
+		last = time.Now().Add(LastReset)
 	}
 	time.Sleep(time.Until(last))
 	return drained

@@ -191,6 +191,9 @@ func (s *server) stop() {
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
 		if s.stack != nil {
+			if abandon(s.stack) {
+				time.Sleep(bridge.LastReset)
+			}
 			silence(ctx, s.stack)
 		}
 		s.ts.Close()

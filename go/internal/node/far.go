@@ -176,6 +176,24 @@ func inject(n *netstack.Impl) (*context.CancelFunc, *sync.WaitGroup) {
 	return field[context.CancelFunc](n, "ctxCancel"), field[sync.WaitGroup](n, "injectWG")
 }
 
+// abandon resets the connections that Python has closed and whose peers have not: with the
+// node gone, nobody acknowledges the end of such a peer, and it would wait for that when it
+// closes. What we sent has all been acknowledged, our end included, so the peer still reads
+// that. It reports whether there was one.
+func abandon(n *netstack.Impl) (some bool) {
+	ip := field[*stack.Stack](n, "ipstack")
+	if ip == nil {
+		return false
+	}
+	for _, e := range (*ip).RegisteredEndpoints() {
+		if e, ok := e.(*tcp.Endpoint); ok && e.EndpointState() == tcp.StateFinWait2 {
+			e.Abort()
+			some = true
+		}
+	}
+	return some
+}
+
 func field[T any](n *netstack.Impl, name string) *T {
 	f := reflect.ValueOf(n).Elem().FieldByName(name)
 	if !f.IsValid() || f.Type() != reflect.TypeFor[T]() {

@@ -7,6 +7,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 	"tailscale.com/feature"
@@ -114,6 +115,9 @@ func TestReach(t *testing.T) {
 	}
 	if cancel, pump := inject(new(netstack.Impl)); cancel == nil || pump == nil {
 		t.Error("netstack.Impl has no ctxCancel and injectWG of the types of this version")
+	}
+	if field[*stack.Stack](new(netstack.Impl), "ipstack") == nil {
+		t.Error("netstack.Impl has no ipstack of the type of this version")
 	}
 }
 
