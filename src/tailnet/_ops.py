@@ -88,7 +88,7 @@ class Lines:
 
     def __init__(self, fd: Fd) -> None:
         self._fd = fd
-        self._lock = threading.Lock()  # of what says who closes the descriptor
+        self._lock = threading.RLock()  # of who closes the descriptor; a signal handler may close()
         self._text = bytearray()
         self._ended = False
         self._waiting = False
