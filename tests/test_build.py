@@ -276,12 +276,35 @@ def test_a_patched_tree_copies_what_go_embeds(tmp_path: Path) -> None:
     for name in ("VERSION.txt", "sub/patched.go", "sub/beside.go", "other/x.go"):
         (module / name).parent.mkdir(parents=True, exist_ok=True)
         (module / name).write_text(name)
-    build_patches.link_tree(module, tree, Path("sub", "patched.go"))
+    patched = Path("sub", "patched.go")
+    build_patches.link_tree(module, tree, [patched])
     files = {str(path.relative_to(tree)) for path in tree.rglob("*") if not path.is_symlink()}
     assert files == {"VERSION.txt", "sub", "sub/beside.go"}  # the patched one is written by others
     assert (tree / "other").readlink() == module / "other"
     (module / "VERSION.txt").write_text("newer")
     before = (tree / "sub" / "beside.go").stat()
-    build_patches.link_tree(module, tree, Path("sub", "patched.go"))
+    build_patches.link_tree(module, tree, [patched])
     assert (tree / "VERSION.txt").read_text() == "newer"
     assert (tree / "sub" / "beside.go").stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_a_patched_tree_follows_the_patches(tmp_path: Path) -> None:
+    """A tree of other patches is made right, and the module itself stays as it is."""
+    module, tree = tmp_path / "module", tmp_path / "tree"
+    for name in ("one/a.go", "one/b.go", "two/c.go"):
+        (module / name).parent.mkdir(parents=True, exist_ok=True)
+        (module / name).write_text(name)
+    one, two = Path("one", "a.go"), Path("two", "c.go")
+    for patched in ([one], [one, two], [two]):
+        build_patches.link_tree(module, tree, patched)
+        for path in patched:
+            build_patches.write(tree / path, "patched")
+        texts = {
+            str(file.relative_to(tree)): file.read_text()
+            for directory in ("one", "two")
+            for file in (tree / directory).iterdir()
+        }
+        expected = {name: name for name in ("one/a.go", "one/b.go", "two/c.go")}
+        assert texts == {**expected, **{str(path): "patched" for path in patched}}
+        assert (module / one).read_text() == "one/a.go"
+        assert (module / two).read_text() == "two/c.go"

@@ -174,4 +174,7 @@ def _component(module: Module) -> dict[str, Any]:
 
 
 def _diff(patch: build_patches.Patch) -> str:
-    return f"--- a/{patch.file}\n+++ b/{patch.file}\n-{patch.before}+{patch.after}"
+    lines = [f"--- a/{patch.file}\n", f"+++ b/{patch.file}\n"]
+    lines += [f"-{line}" for line in patch.before.splitlines(keepends=True)]
+    lines += [f"+{line}" for line in patch.after.splitlines(keepends=True)]
+    return "".join(lines)
