@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/metrics"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -427,5 +428,35 @@ func TestHandlesAreNeverUsedTwice(t *testing.T) {
 	}
 	if a.Put(2) == h {
 		t.Error("a handle came back")
+	}
+}
+
+func TestMemoryIsGivenBack(t *testing.T) {
+	var r reclaimer
+	r.seen, _ = heap()
+	r.collected = r.seen
+	runtime.KeepAlive(make([]byte, 2*worth)) // as a load leaves it
+	_, loaded := heap()
+	r.looking = true
+	r.look()
+	if !r.looking {
+		t.Fatal("it looks no more, right after a load")
+	}
+	if _, held := heap(); held < loaded {
+		t.Fatalf("collected while there was a load")
+	}
+	r.look()
+	if _, held := heap(); r.looking || held+worth > loaded {
+		t.Errorf("%d MiB are held when calm, of %d MiB", held>>20, loaded>>20)
+	}
+	collections := func() uint64 {
+		s := []metrics.Sample{{Name: "/gc/cycles/forced:gc-cycles"}}
+		metrics.Read(s)
+		return s[0].Value.Uint64()
+	}
+	before := collections()
+	r.look()
+	if now := collections(); now != before {
+		t.Errorf("%d collections where there was nothing to collect", now-before)
 	}
 }

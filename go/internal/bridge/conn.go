@@ -297,6 +297,7 @@ func (s *Conns) newLocked(id uint64, far Far, near *near) *Conn {
 }
 
 func (s *Conns) run(c *Conn) {
+	defer memory.ending()
 	defer func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
