@@ -203,8 +203,12 @@ class LocalNode:
 
     def start_closing(self, timeout: float) -> Fd | None:
         """Begin to leave; None where there is nothing to wait for."""
+        # Before the lock, which in a forked child may be held for ever: by a thread of the parent
+        # that was closing, too.
         if self._handle:
-            _lib.require_usable()  # before the lock: in a forked child it may be held for ever
+            _lib.require_usable()
+        elif self.closed:
+            return None
         with self._lock:
             self.closed = True
             return self._leave(timeout) if self._handle else None
