@@ -226,6 +226,28 @@ def test_secret_in_any_field_is_not_shown(field: str, way: Way, tmp_path: Path) 
     assert SECRET not in "".join(map(shown, errors))
 
 
+@every_way
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("control_url", f"https://{SECRET}"),
+        ("control_url", f"https://control.example/{SECRET}"),
+        ("exit_node", SECRET),
+        ("hostname", f"my-{SECRET}"),
+        ("state_dir", f"/var/lib/{SECRET}"),
+        ("tags", [f"tag:{SECRET}"]),
+        ("tailscaled_socket", f"/run/{SECRET}.sock"),
+    ],
+)
+def test_a_key_is_refused_where_it_would_be_shown(
+    field: str, value: Any, way: Way, tmp_path: Path
+) -> None:
+    """A value that a field could have is refused where a key is in it."""
+    with pytest.raises(TailnetConfigError, match="looks like a key") as caught:
+        way({field: value}, tmp_path)
+    assert SECRET not in shown(caught.value)
+
+
 @pytest.mark.parametrize("name", ["c.toml", "c.json"])
 @pytest.mark.parametrize("text", [SECRET, f'[tailnet]\nauth_key = "{SECRET}', f'{{"a": "{SECRET}'])
 def test_secret_in_a_broken_file_is_not_shown(name: str, text: str, tmp_path: Path) -> None:

@@ -144,9 +144,12 @@ def _check_path(value: Any) -> Any:
 
 def _refuse_key(text: str) -> None:
     # It would be shown in the repr, and in errors about a file that is not there.
-    if text.startswith("tskey-"):
+    if _KEY.search(text):
         raise ValueError("looks like a key, which belongs in auth_key or client_secret")
 
+
+# One that is the whole value, or somewhere in it: tskey-auth-..., tskey-client-... and others.
+_KEY = re.compile(r"^tskey-|tskey-[a-z]+-\w{6}", re.IGNORECASE)
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 File = Annotated[Path, BeforeValidator(_check_path)]
@@ -329,12 +332,18 @@ class TailnetConfig(Settings):
     def _check_tags(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not all(TAG.fullmatch(tag) for tag in value):
             raise ValueError('each must look like "tag:name"')
+        for tag in value:
+            _refuse_key(tag)
         return value
 
     @field_validator("control_url")
     @classmethod
     def _check_control_url(cls, value: str | None) -> str | None:
-        return None if value is None else _control_url(value)
+        if value is None:
+            return None
+        url = _control_url(value)
+        _refuse_key(url)
+        return url
 
     @field_validator("advertise_routes")
     @classmethod
