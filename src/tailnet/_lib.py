@@ -61,6 +61,10 @@ class _Library:
         # because a child in a new pid namespace may have its parent's number.
         return self._owner == os.getpid() and not self._forked and self.native is not None
 
+    def forked(self) -> bool:
+        """Report whether it was loaded by a process that this one was forked from."""
+        return self._owner is not None and (self._forked or self._owner != os.getpid())
+
     def open(self) -> Any:
         """Load the library, once.
 
@@ -70,7 +74,7 @@ class _Library:
         """
         if self.usable():
             return self.native
-        if self._owner is not None and (self._forked or self._owner != os.getpid()):
+        if self.forked():
             raise TailnetForked(
                 "this process was forked after its parent had joined a tailnet, and the Go "
                 "runtime does not survive a fork. Inherited sockets and listeners work; for "
@@ -105,6 +109,11 @@ _library = _Library()
 def usable() -> bool:
     """Report whether the library runs in this very process, so that it may be called."""
     return _library.usable()
+
+
+def forked() -> bool:
+    """Report whether this is a forked child, where the library may not be called."""
+    return _library.forked()
 
 
 def require_usable() -> None:

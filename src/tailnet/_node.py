@@ -70,7 +70,7 @@ class LocalNode:
         self.listening: weakref.WeakSet[_listener.Listening] = weakref.WeakSet()
         # Listeners whose descriptor has gone elsewhere: they go on although nobody holds them.
         self.pinned: set[_listener.TailnetListener] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may close what its thread is making
         self._handle = 0
         self._document: dict[str, Any] = {}  # what the handle was made of
         self._people: dict[str, tuple[int, WhoIs | None]] = {}
@@ -149,6 +149,10 @@ class LocalNode:
         self.joined = True
         self._document["auth_key"] = self._document["client_secret"] = ""  # needed no more
 
+    def _require_open(self) -> None:
+        if self.closed:
+            raise _closed(self)
+
     def _made(self, deadline: float | None) -> Steps[int]:
         """Return the library's handle, made of what the configuration says now.
 
@@ -158,15 +162,13 @@ class LocalNode:
         _lib.require_usable()
         document = self.config.to_native()
         with self._lock:
-            if self.closed:
-                raise _closed(self)
+            self._require_open()
             if self._handle and self._document == document:
                 return self._handle
             former = self._leave(0.0) if self._handle else None
         yield from _ops.reply(former, deadline, f"the former node {self.name!r} to leave")
         with self._lock:
-            if self.closed:
-                raise _closed(self)
+            self._require_open()
             if not self._handle:
                 _scratch.sweep()
                 _logs.reader.retain()
@@ -177,6 +179,11 @@ class LocalNode:
                     raise
                 self._document = document
                 _live.add(self)
+                try:
+                    self._require_open()
+                except TailnetClosed:  # by a signal handler, meanwhile
+                    self._leave(0.0)
+                    raise
                 if ignored := self.config.ignored():
                     log.warning("[%s] not used: %s", self.name, ignored)
             return self._handle
@@ -203,11 +210,9 @@ class LocalNode:
 
     def start_closing(self, timeout: float) -> Fd | None:
         """Begin to leave; None where there is nothing to wait for."""
-        # Before the lock, which in a forked child may be held for ever: by a thread of the parent
-        # that was closing, too.
-        if self._handle:
-            _lib.require_usable()
-        elif self.closed:
+        if _lib.forked():  # before the lock: a thread of the parent may have held it
+            if self._handle:
+                _lib.require_usable()
             return None
         with self._lock:
             self.closed = True
