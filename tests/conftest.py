@@ -16,7 +16,7 @@ from tailnet import TailnetHandle, _lib
 from tailnet.testing import Testnet
 from tests import sidecar
 from tests.backends import Embedded
-from tests.daemon import Daemon
+from tests.daemon import Daemon, binaries
 from tests.faces import Async, AsyncNode, Face, Sync, SyncNode
 from tests.waiting import WAIT, eventually
 
@@ -28,6 +28,16 @@ Node = SyncNode | AsyncNode
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["pytester"]  # test_plugin.py runs pytest; pytest wants this line here
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the daemon that tests run: the first time takes longer than a test may."""
+    words = {"Daemon", "binaries", "daemon", "managed", "sidecar"}
+    for item in session.items if not session.config.option.collectonly else ():
+        if isinstance(item, pytest.Function) and (
+            "nodes" in item.fixturenames or words & {*vars(item.module), *item.fixturenames}
+        ):
+            binaries()
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import platform
 import re
 import shlex
 import subprocess
@@ -133,14 +134,17 @@ def test_stub_has_the_header() -> None:
 
 @pytest.fixture(scope="module")
 def sanitizers(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """Return the options that make C programs watch their memory, where such programs run here."""
+    """Return the options that make C programs watch their memory."""
     probe = tmp_path_factory.mktemp("probe") / "probe"
     source = probe.with_suffix(".c")
     source.write_text("int main(void) { return 0; }\n", "utf-8")
     build = [*shlex.split(build_go.find_compiler()), *SANITIZERS, str(source), "-o", str(probe)]
     for command in (build, [str(probe)]):
-        if subprocess.run(command, capture_output=True, check=False).returncode:
-            return ()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            if platform.libc_ver()[0] == "glibc":
+                pytest.fail(f"C programs cannot be watched, install libasan: {done.stderr}")
+            return ()  # musl has none
     return SANITIZERS
 
 
