@@ -46,11 +46,11 @@ PATCHES = [
     ),
     # A FIN that is sent again puts the connection back to FIN_WAIT1. Where the peer's FIN had come
     # before (CLOSING), it then waits in FIN_WAIT2 for one that will not come again, and holds its
-    # memory for a minute; where it had begun to end (LAST_ACK), likewise. Seen: of 4,500 connections
-    # that both ends closed at once, all did at one end or the other. Since
-    # https://github.com/google/gvisor/pull/13401 gVisor does this once, where the FIN is queued. The
-    # patch leaves the other states as they are: after a timeout, what is sent again may have put one
-    # on too early (an ACK of data is then taken for one of the FIN), and this puts it back.
+    # memory for a minute; where it had begun to end (LAST_ACK), likewise. Seen: of 4,500
+    # connections that both ends closed at once, all did at one end or the other. Since
+    # https://github.com/google/gvisor/pull/13401 gVisor does this once, where the FIN is queued.
+    # The patch leaves the other states as they are: after a timeout, what is sent again may have
+    # put one on too early (an ACK of data is then taken for one of the FIN), and this puts it back.
     Patch(
         "gvisor.dev/gvisor",
         "pkg/tcpip/transport/tcp/snd.go",
@@ -89,16 +89,19 @@ def workspace(go: str, directory: Path, env: Mapping[str, str], into: Path) -> P
     for module in dict.fromkeys(patch.module for patch in PATCHES):
         original, release = _download(go, directory, env, module)
         tree = into / original.name
-        patches = [patch for patch in PATCHES if patch.module == module]
-        link_tree(original, tree, [Path(patch.file) for patch in patches])
-        for patch in patches:
-            text = (original / patch.file).read_text("utf-8")
-            if text.count(patch.before) != 1:
-                raise LookupError(
-                    f"{module} {release}: {patch.file} is not what build_patches.py mends; see"
-                    " whether it is mended there, and drop or renew the patch"
-                )
-            write(tree / patch.file, text.replace(patch.before, patch.after))
+        texts: dict[str, str] = {}
+        for patch in PATCHES:
+            if patch.module == module:
+                text = texts.get(patch.file) or (original / patch.file).read_text("utf-8")
+                if text.count(patch.before) != 1:
+                    raise LookupError(
+                        f"{module} {release}: {patch.file} is not what build_patches.py mends; see"
+                        " whether it is mended there, and drop or renew the patch"
+                    )
+                texts[patch.file] = text.replace(patch.before, patch.after)
+        link_tree(original, tree, [Path(file) for file in texts])
+        for file, text in texts.items():
+            write(tree / file, text)
         work += f"replace {module} => ./{original.name}\n"  # relative: it is recorded
     write(into / "go.work", work)
     return into / "go.work"

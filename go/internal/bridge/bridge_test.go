@@ -432,6 +432,8 @@ func TestHandlesAreNeverUsedTwice(t *testing.T) {
 }
 
 func TestMemoryIsGivenBack(t *testing.T) {
+	memory.mu.Lock() // that of the other tests' connections is not to be seen here
+	defer memory.mu.Unlock()
 	var r reclaimer
 	r.seen, _ = heap()
 	r.collected = r.seen
@@ -439,14 +441,19 @@ func TestMemoryIsGivenBack(t *testing.T) {
 	_, loaded := heap()
 	r.looking = true
 	r.look()
-	if !r.looking {
+	looking := func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.looking
+	}
+	if !looking() {
 		t.Fatal("it looks no more, right after a load")
 	}
 	if _, held := heap(); held < loaded {
 		t.Fatalf("collected while there was a load")
 	}
 	r.look()
-	if _, held := heap(); r.looking || held+worth > loaded {
+	if _, held := heap(); looking() || held+worth > loaded {
 		t.Errorf("%d MiB are held when calm, of %d MiB", held>>20, loaded>>20)
 	}
 	collections := func() uint64 {
