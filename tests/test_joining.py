@@ -321,19 +321,39 @@ def test_an_unreachable_control_server(face: Face, fault: str) -> None:
             assert up(face, tailnet, timeout=20).hostname == "far"
 
 
-def test_it_is_retried_with_backoff(face: Face, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("fault", sorted(FAULTS.keys() - {"HTTP 429"}))
+def test_it_is_retried_with_backoff(
+    face: Face, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """1 + 5 attempts are made, the delays double, and the error says how many there were."""
     with Testnet() as net:
-        net.control.fault("refuse")
+        FAULTS[fault](net)
         retry = RetryPolicy(first_delay=0.01, jitter=0)
-        with joining(face, net, "stubborn", retry=retry) as tailnet:
+        with joining(face, net, "stubborn", retry=retry, connect_timeout=0.8) as tailnet:
             started = time.monotonic()
-            with pytest.raises(TailnetConnectError, match="the last of 6 attempts"):
+            with pytest.raises(TailnetConnectError, match="the last of 6 attempts") as caught:
                 up(face, tailnet)
             assert time.monotonic() - started >= 0.01 + 0.02 + 0.04 + 0.08 + 0.16
+    assert SAID[fault] in str(caught.value)
     said = [r.getMessage() for r in caplog.records if "retry" in r.getMessage()]
     assert len(said) == 5
+    assert all(SAID[fault] in text for text in said)
     assert "retry 5 of 5" in said[-1]
+
+
+def test_the_servers_retry_after_is_waited_for(
+    face: Face, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After an HTTP 429 the next attempt comes when the server has said, and not before."""
+    with Testnet() as net:
+        net.control.fault("rate_limit", retry_after=2)
+        retry = RetryPolicy(retries=1, first_delay=0.01)
+        with joining(face, net, "patient", retry=retry) as tailnet:
+            started = time.monotonic()
+            with pytest.raises(TailnetConnectError, match="the last of 2 attempts"):
+                up(face, tailnet)
+            assert 1.5 < time.monotonic() - started < 10  # what is told is what is left of the 2 s
+    assert len([r for r in caplog.records if "retry 1 of 1" in r.getMessage()]) == 1
 
 
 def test_an_outage_that_ends_is_survived(face: Face) -> None:
@@ -345,16 +365,19 @@ def test_an_outage_that_ends_is_survived(face: Face) -> None:
             assert up(face, tailnet, timeout=30).hostname == "survivor"
 
 
-def test_the_callers_deadline_ends_the_retries(face: Face) -> None:
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+def test_the_callers_deadline_ends_the_retries(face: Face, fault: str) -> None:
     """up(timeout=) ends at its time with TailnetTimeout, whose cause is the last attempt's."""
     with Testnet() as net:
-        net.control.fault("refuse")
-        with joining(face, net, "hurried") as tailnet:
+        FAULTS[fault](net)
+        limit = 4.0 if fault == "silence" else 1.5
+        with joining(face, net, "hurried", connect_timeout=0.8) as tailnet:
             started = time.monotonic()
-            with pytest.raises(TailnetTimeout, match="refused") as caught:
-                up(face, tailnet, timeout=0.6)
-            assert 0.6 <= time.monotonic() - started < 2
+            with pytest.raises(TailnetTimeout, match=SAID[fault]) as caught:
+                up(face, tailnet, timeout=limit)
+            assert limit <= time.monotonic() - started < limit + 2
             assert isinstance(caught.value.__cause__, TailnetConnectError)
+            assert net.url in str(caught.value.__cause__)
             assert isinstance(caught.value, TimeoutError)
 
 
