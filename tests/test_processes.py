@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tailnet.testing import Testnet
+from tests.waiting import eventually
 
 PROGRAM = """
 import contextlib, os, signal, socket, subprocess, sys, threading, time
@@ -50,6 +51,19 @@ def run(net: Testnet, code: str, **env: str) -> str:
         out, err = program.communicate(timeout=60)
     assert (program.returncode, err) == (0, "")
     return out
+
+
+# Numbers of the system calls that wait: accept4, poll or ppoll, recvfrom, epoll_wait or _pwait.
+WAITING = {
+    "x86_64": {"accept": {288}, "poll": {7, 271}, "recv": {45}, "epoll": {232, 281}},
+    "aarch64": {"accept": {242}, "poll": {73}, "recv": {207}, "epoll": {22}},
+}
+
+
+def sits_in(call: str, thread: int) -> bool:
+    """Report whether a thread, of any process of ours, is blocked in a system call."""
+    number = Path(f"/proc/{thread}/syscall").read_text("ascii").split()[0]
+    return number in map(str, WAITING[os.uname().machine][call])
 
 
 SERVER = """
@@ -148,6 +162,57 @@ def test_the_end_of_the_interpreter_delivers(own_net: Testnet) -> None:
         assert "Error" not in err
 
 
+def test_the_end_of_the_interpreter_ends_who_waits(own_net: Testnet) -> None:
+    """A program that just ends, while its threads wait in every call, does so at once, in order."""
+    meeting = """
+        with Tailnet(TailnetConfig.from_env(hostname="other")) as tn, tn.listen(":80") as listener:
+            print(tn.ip, flush=True)
+            with tn.dial((sys.stdin.readline().strip(), 80), timeout=20) as dialed:
+                with listener.accept()[0] as accepted:
+                    for conn in (dialed, accepted):
+                        print(conn.recv(5), conn.recv(1))
+    """
+    leaving = """
+        import warnings
+        warnings.simplefilter("ignore", ResourceWarning)  # that nothing is closed is the point
+        tn = Tailnet(TailnetConfig.from_env(hostname="leaving")).up()
+        listener = tn.listen(":80")
+        print(tn.ip, flush=True)
+        accepted, _ = listener.accept()
+        dialed = tn.dial((os.environ["SERVER"], 80), timeout=20)
+        accepted.sendall(b"hello"), dialed.sendall(b"hello")
+        def wait(call, *args):
+            with contextlib.suppress(OSError, TailnetError):
+                call(*args)
+        for call in (
+            [listener.accept], [tn.dial, (os.environ["SILENT"], 80)],
+            [lambda: list(tn.watch())], [accepted.recv, 1], [dialed.recv, 1],
+        ):
+            thread = threading.Thread(target=wait, args=call, daemon=True)
+            thread.start()
+            print(thread.native_id, flush=True)
+        sys.stdin.read()
+    """
+    with start(own_net, meeting) as peer:
+        assert peer.stdout is not None
+        assert peer.stdin is not None
+        ip = peer.stdout.readline().strip()
+        own_net.control.add_fake_nodes(1)  # in the network map, and nowhere else
+        nodes = own_net.control.nodes()
+        silent = next(str(node.ips[0]) for node in nodes if node.hostname.startswith("fake-"))
+        with start(own_net, leaving, SERVER=ip, SILENT=silent) as program:
+            assert program.stdout is not None
+            peer.stdin.write(program.stdout.readline())
+            peer.stdin.flush()
+            for call in ("accept", "poll", "poll", "recv", "recv"):
+                thread = int(program.stdout.readline())
+                eventually(f"it waits in {call}", lambda: sits_in(call, thread))  # noqa: B023
+            out, err = program.communicate(timeout=10)
+        assert (program.returncode, out, err) == (0, "", "")
+        out, err = peer.communicate(timeout=30)
+    assert (peer.returncode, out, err) == (0, 2 * "b'hello' b''\n", "")
+
+
 def test_only_go_has_coarse_timers(own_net: Testnet) -> None:
     """Go's threads, its monitor among them, get 2 ms of slack; those of Python keep theirs."""
     out = run(
@@ -209,6 +274,42 @@ def test_forked_child(own_net: Testnet) -> None:
     assert out == "from the child\nb''\n"
 
 
+@pytest.mark.parametrize("handle", ["node._handle", "0"], ids=["closing", "making"])
+def test_a_forked_child_takes_no_lock(own_net: Testnet, handle: str) -> None:
+    """A child that was forked while a thread made the node, or closed it, can call close()."""
+    out = run(
+        own_net,
+        f"""
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with Tailnet(TailnetConfig.from_env(hostname="parent")) as tn:
+            node = tn._node
+            held, forked = threading.Event(), threading.Event()
+            def hold():
+                with node._lock:
+                    held.set()
+                    forked.wait()
+            thread = threading.Thread(target=hold)
+            thread.start()
+            held.wait()
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(10)
+                node._handle = {handle}
+                try:
+                    tn.close()
+                    print("nothing to close", flush=True)
+                except TailnetForked:
+                    print("the parent's", flush=True)
+                os._exit(0)
+            forked.set()
+            thread.join()
+            assert os.waitpid(pid, 0)[1] == 0
+        """,
+    )
+    assert out == ("nothing to close\n" if handle == "0" else "the parent's\n")
+
+
 def test_a_forked_child_sees_a_reset(own_net: Testnet) -> None:
     """What is cut off is so for a child that has accepted it, as in a worker of gunicorn."""
     out = run(
@@ -239,34 +340,37 @@ def test_a_forked_child_sees_a_reset(own_net: Testnet) -> None:
     assert out == "b'x'\nreset\n"
 
 
-def test_closing_in_the_parent_wakes_a_child(own_net: Testnet) -> None:
-    """A child that sits in accept is woken when the parent's node closes, blocking or not."""
-    for mode in ("None", "30"):
-        out = run(
-            own_net,
-            f"""
-            import warnings
-            warnings.simplefilter("ignore", DeprecationWarning)
-            tn = Tailnet(TailnetConfig.from_env(hostname="parent")).up()
-            listener = tn.listen(":80")
-            listener.settimeout({mode})
-            ready, went = os.pipe()
-            pid = os.fork()
-            if pid == 0:
-                os.write(went, b"x")
+@pytest.mark.parametrize(("timeout", "call"), [("None", "accept"), ("30", "poll")])
+def test_closing_in_the_parent_wakes_a_child(own_net: Testnet, timeout: str, call: str) -> None:
+    """Children that sit in accept are all woken when the parent's node closes, blocking or not."""
+    code = f"""
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        tn = Tailnet(TailnetConfig.from_env(hostname="parent")).up()
+        listener = tn.listen(":80")
+        listener.settimeout({timeout})
+        children = []
+        for _ in range(3):
+            children.append(os.fork())
+            if children[-1] == 0:
                 try:
                     listener.accept()
                 except OSError as e:
-                    print("woken:", e, flush=True)
+                    os.write(1, f"woken: {{e}}\\n".encode())  # in one piece, unlike print()
                 os._exit(0)
-            os.read(ready, 1)
-            tn.close()
-            assert os.waitpid(pid, 0)[1] == 0
-            listener.close()
-            os.close(ready), os.close(went)
-            """,
-        )
-        assert out == "woken: [Errno 103] this listener or its node was closed\n"
+        print(*children, flush=True)
+        sys.stdin.read()
+        tn.close()
+        assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+        listener.close()
+    """
+    with start(own_net, code) as program:
+        assert program.stdout is not None
+        for child in program.stdout.readline().split():
+            eventually("the child sits in accept", lambda: sits_in(call, int(child)))  # noqa: B023
+        out, err = program.communicate(timeout=30)  # which closes its stdin
+    assert (program.returncode, err) == (0, "")
+    assert out == 3 * "woken: [Errno 103] this listener or its node was closed\n"
 
 
 def test_subprocesses_do_not_disturb(own_net: Testnet) -> None:
@@ -307,30 +411,95 @@ def test_signals_are_pythons(own_net: Testnet, number: signal.Signals) -> None:
     assert (program.returncode, err) == (40 + number, "")
 
 
-def test_sigpipe_at_its_default_kills_nobody(own_net: Testnet) -> None:
-    """SIGPIPE set to its default, before or after, does not end a process whose peer has gone."""
-    out = run(
-        own_net,
-        """
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        with Tailnet(TailnetConfig.from_env(hostname="piper")) as tn, tn.listen(":80") as listener:
+@pytest.mark.parametrize("what", ["accept", "up"])
+def test_ctrl_c_under_asyncio(own_net: Testnet, what: str) -> None:
+    """Ctrl-C while a task accepts, or joins, ends asyncio.run and the program as CPython does."""
+    code = """
+        import asyncio
+        async def main():
+            loop = asyncio.get_running_loop()
+            loop.slow_callback_duration = 60
+            async with AsyncTailnet(TailnetConfig.from_env()) as tn:
+                with await tn.listen(":80") as listener:
+                    if os.environ["WHAT"] == "accept":
+                        print("waiting", flush=True)
+                        await loop.sock_accept(listener)
+                    with Testnet() as silent:
+                        silent.control.fault("hang")
+                        print("waiting", flush=True)
+                        await silent.async_tailnet("pending").up()
+        asyncio.run(main())
+    """
+    with start(own_net, code, WHAT=what) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "waiting\n"
+        eventually("its loop waits", lambda: sits_in("epoll", program.pid))
+        program.send_signal(signal.SIGINT)
+        out, err = program.communicate(timeout=10)
+    assert (program.returncode, out) == (-signal.SIGINT, "")
+    assert err.startswith("Traceback")
+    assert err.endswith("\nKeyboardInterrupt\n")
+    assert "never" not in err  # awaited, or retrieved
+
+
+def test_sigterm_at_its_default_kills_at_once(own_net: Testnet) -> None:
+    """SIGTERM ends a program that handles it not, and has a node, as it ends every program."""
+    code = """
+        with Tailnet(TailnetConfig.from_env()) as tn, tn.listen(":80") as listener:
+            print("waiting", flush=True)
+            listener.accept()
+    """
+    with start(own_net, code) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "waiting\n"
+        eventually("it sits in accept", lambda: sits_in("accept", program.pid))
+        program.terminate()
+        out, err = program.communicate(timeout=5)
+    assert (program.returncode, out, err) == (-signal.SIGTERM, "", "")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_sigpipe_at_its_default_kills_nobody(own_net: Testnet, when: str) -> None:
+    """Sockets closed while a peer still sends end no process that has SIGPIPE at its default."""
+    pouring = """
+        def pour(conn):
+            with conn, contextlib.suppress(ConnectionResetError, BrokenPipeError):
+                while True:
+                    conn.sendall(bytes(1 << 16))
+        with Tailnet(TailnetConfig.from_env(hostname="pourer")) as tn, tn.listen(":80") as listener:
+            print(tn.ip, flush=True)
+            threads = []
+            for _ in range(24):
+                threads.append(threading.Thread(target=pour, args=[listener.accept()[0]]))
+                threads[-1].start()
+            for thread in threads:
+                thread.join()
+            with listener.accept()[0] as conn:
+                conn.sendall(b"alive")
+    """
+    closing = """
+        when = os.environ["WHEN"]
+        if when == "before":
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-            for _ in range(20):
-                near = tn.dial("piper:80")
-                far, _ = listener.accept()
-                far.close()
-                near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-                far = near.dup()
-                near.close()
-                far.close()
-            with tn.dial("piper:80") as near:
-                far, _ = listener.accept()
-                far.sendall(b"alive")
-                print(near.recv(5))
-                far.close()
-        """,
-    )
-    assert out == "b'alive'\n"
+        with Tailnet(TailnetConfig.from_env(hostname="closing")) as tn:
+            if when == "after":
+                signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            address = os.environ["SERVER"], 80
+            for _ in range(3):
+                conns = [tn.dial(address, timeout=20) for _ in range(8)]
+                for conn in conns:
+                    conn.recv(1)
+                    conn.close()
+            with tn.dial(address, timeout=20) as conn:
+                print(conn.recv(5), signal.getsignal(signal.SIGPIPE).name)
+    """
+    with start(own_net, pouring) as peer:
+        assert peer.stdout is not None
+        ip = peer.stdout.readline().strip()
+        out = run(own_net, closing, SERVER=ip, WHEN=when)
+        _, err = peer.communicate(timeout=30)
+    assert (peer.returncode, err) == (0, "")
+    assert out == f"b'alive' {'SIG_IGN' if when == 'before' else 'SIG_DFL'}\n"
 
 
 def test_nothing_is_loaded_or_printed_by_import(own_net: Testnet) -> None:
