@@ -22,6 +22,7 @@ from tests.conftest import eventually
 from tests.daemon import stopped
 from tests.faces import Face
 from tests.managed import daemons, managed, no_child_left, program, read
+from tests.waiting import sits_in
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +52,8 @@ def test_it_ends_with_the_program(net: Testnet, end: str, code: list[str]) -> No
             assert running.stdout
             forked = int(running.stdout.readline())
             (daemon,) = daemons(running.pid)
+            # A signal between Python's last look and the system call would not be seen.
+            eventually("it waits", lambda: sits_in("read", running.pid))
             ENDS[end](running)
             eventually("the child has ended", lambda: not read(daemon, "cmdline"), 4)
             if forked:
@@ -83,6 +86,7 @@ def test_what_a_program_wrote(net: Testnet, client: TailnetHandle, end: str) -> 
         with program(net, *lines, "pid.sendall(bytes(4 << 20))", *STAY) as running:
             assert running.stdout
             running.stdout.readline()
+            eventually("it waits", lambda: sits_in("read", running.pid))
             ENDS[end](running)
             assert receiving.result(30) == hashlib.sha256(bytes(4 << 20)).hexdigest()
 

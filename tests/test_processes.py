@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tailnet.testing import Testnet
-from tests.waiting import eventually
+from tests.waiting import eventually, sits_in
 
 PROGRAM = """
 import contextlib, os, signal, socket, subprocess, sys, threading, time
@@ -51,19 +51,6 @@ def run(net: Testnet, code: str, **env: str) -> str:
         out, err = program.communicate(timeout=60)
     assert (program.returncode, err) == (0, "")
     return out
-
-
-# Numbers of the system calls that wait: accept4, poll or ppoll, recvfrom, epoll_wait or _pwait.
-WAITING = {
-    "x86_64": {"accept": {288}, "poll": {7, 271}, "recv": {45}, "epoll": {232, 281}},
-    "aarch64": {"accept": {242}, "poll": {73}, "recv": {207}, "epoll": {22}},
-}
-
-
-def sits_in(call: str, thread: int) -> bool:
-    """Report whether a thread, of any process of ours, is blocked in a system call."""
-    number = Path(f"/proc/{thread}/syscall").read_text("ascii").split()[0]
-    return number in map(str, WAITING[os.uname().machine][call])
 
 
 SERVER = """

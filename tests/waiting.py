@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -19,3 +21,16 @@ def eventually(what: str, condition: Callable[[], object], timeout: float = WAIT
         if time.monotonic() > deadline:
             pytest.fail(f"never came true: {what}")
         pause.wait(0.005)
+
+
+# The system calls that wait: accept4, poll or ppoll, recvfrom, epoll_wait or _pwait, read.
+WAITING = {
+    "x86_64": {"accept": {288}, "poll": {7, 271}, "recv": {45}, "epoll": {232, 281}, "read": {0}},
+    "aarch64": {"accept": {242}, "poll": {73}, "recv": {207}, "epoll": {22}, "read": {63}},
+}
+
+
+def sits_in(call: str, thread: int) -> bool:
+    """Report whether a thread, of any process of ours, is blocked in a system call."""
+    number = Path(f"/proc/{thread}/syscall").read_text("ascii").split()[0]
+    return number in map(str, WAITING[os.uname().machine][call])
