@@ -82,6 +82,14 @@ def full_disk(place: Place) -> object:
     return place.up(state_dir=state)
 
 
+def read_only(place: Place) -> object:
+    state = place.tmp_path / "kept"
+    state.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", state], check=True)
+    place.stack.callback(lambda: subprocess.run(["umount", "--lazy", state], check=True))
+    return place.up(state_dir=state)
+
+
 def silent_peer(place: Place) -> object:
     net = place.testnet()
     tn = place.up(net)
@@ -291,6 +299,16 @@ UP = [
         2,
         "cannot create /proc/no/such",
         ValueError,
+    ),
+    Row(
+        "it cannot be written to",
+        read_only,
+        TailnetConfigError,
+        2,
+        "cannot write to",
+        ValueError,
+        note="as on a read-only disk; before anything starts",
+        needs_root=True,
     ),
     Row(
         "`auth_key_file` cannot be read",

@@ -34,6 +34,7 @@ from tailnet import (
 from tailnet.testing import Testnet
 from tests.conftest import eventually, nothing_left
 from tests.faces import Face
+from tests.sidecar import root
 
 ONCE = RetryPolicy(retries=0)
 
@@ -291,6 +292,7 @@ FAULTS: dict[str, Callable[[Testnet], None]] = {
     "silence": lambda net: net.control.fault("hang"),
 }
 
+UNTRUSTED = "untrusted certificate"  # which has a URL of its own, and is not mended
 
 SAID = {
     "refused": "connection refused",
@@ -298,7 +300,21 @@ SAID = {
     "HTTP 401 on the key": "401",
     "HTTP 429": "rate limited",
     "silence": "no answer",
+    UNTRUSTED: "certificate signed by unknown authority",
 }
+
+
+def broken(net: Testnet, fault: str) -> str:
+    """Break the control server, and return the URL at which it is broken."""
+    if fault == UNTRUSTED:
+        return net.control.untrusted_url
+    FAULTS[fault](net)
+    return net.url
+
+
+def attempts(caplog: pytest.LogCaptureFixture) -> list[float]:
+    """Return when each attempt began, by what Tailscale's code has logged so far."""
+    return [r.created for r in caplog.records if "tsnet starting" in r.getMessage()]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -321,21 +337,32 @@ def test_an_unreachable_control_server(face: Face, fault: str) -> None:
             assert up(face, tailnet, timeout=20).hostname == "far"
 
 
-@pytest.mark.parametrize("fault", sorted(FAULTS.keys() - {"HTTP 429"}))
+@pytest.mark.parametrize("fault", sorted(SAID))
 def test_it_is_retried_with_backoff(
     face: Face, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """1 + 5 attempts are made, the delays double, and the error says how many there were."""
+    caplog.set_level("INFO", "tailnet")
+    limited = fault == "HTTP 429"
     with Testnet() as net:
-        FAULTS[fault](net)
+        url = broken(net, fault)
+        if limited:
+            net.control.fault("rate_limit", retry_after=1)  # which is then each delay
         retry = RetryPolicy(first_delay=0.01, jitter=0)
-        with joining(face, net, "stubborn", retry=retry, connect_timeout=0.8) as tailnet:
+        fields = {"retry": retry, "connect_timeout": 0.8, "control_url": url}
+        with joining(face, net, "stubborn", **fields) as tailnet:
             started = time.monotonic()
             with pytest.raises(TailnetConnectError, match="the last of 6 attempts") as caught:
                 up(face, tailnet)
             assert time.monotonic() - started >= 0.01 + 0.02 + 0.04 + 0.08 + 0.16
+            eventually("each attempt was logged", lambda: len(attempts(caplog)) >= 6)
+    assert len(attempts(caplog)) == 6
+    assert type(caught.value) is TailnetConnectError
+    assert caught.value.retryable
+    assert url in str(caught.value)
     assert SAID[fault] in str(caught.value)
-    said = [r.getMessage() for r in caplog.records if "retry" in r.getMessage()]
+    assert caught.value.retry_after == (pytest.approx(1, abs=0.5) if limited else None)
+    said = [r.getMessage() for r in caplog.records if "; retry " in r.getMessage()]
     assert len(said) == 5
     assert all(SAID[fault] in text for text in said)
     assert "retry 5 of 5" in said[-1]
@@ -345,6 +372,7 @@ def test_the_servers_retry_after_is_waited_for(
     face: Face, caplog: pytest.LogCaptureFixture
 ) -> None:
     """After an HTTP 429 the next attempt comes when the server has said, and not before."""
+    caplog.set_level("INFO", "tailnet")
     with Testnet() as net:
         net.control.fault("rate_limit", retry_after=2)
         retry = RetryPolicy(retries=1, first_delay=0.01)
@@ -353,7 +381,14 @@ def test_the_servers_retry_after_is_waited_for(
             with pytest.raises(TailnetConnectError, match="the last of 2 attempts"):
                 up(face, tailnet)
             assert 1.5 < time.monotonic() - started < 10  # what is told is what is left of the 2 s
-    assert len([r for r in caplog.records if "retry 1 of 1" in r.getMessage()]) == 1
+            eventually("each attempt was logged", lambda: len(attempts(caplog)) >= 2)
+    assert len(attempts(caplog)) == 2
+    (refusal,) = [r for r in caplog.records if "retry 1 of 1" in r.getMessage()]
+    assert isinstance(refusal.args, tuple)
+    (cause,) = [arg for arg in refusal.args if isinstance(arg, TailnetConnectError)]
+    assert cause.retry_after is not None
+    assert cause.retry_after == pytest.approx(2, abs=0.5)
+    assert max(attempts(caplog)) - refusal.created >= cause.retry_after
 
 
 def test_an_outage_that_ends_is_survived(face: Face) -> None:
@@ -365,19 +400,21 @@ def test_an_outage_that_ends_is_survived(face: Face) -> None:
             assert up(face, tailnet, timeout=30).hostname == "survivor"
 
 
-@pytest.mark.parametrize("fault", sorted(FAULTS))
+@pytest.mark.parametrize("fault", sorted(SAID))
 def test_the_callers_deadline_ends_the_retries(face: Face, fault: str) -> None:
     """up(timeout=) ends at its time with TailnetTimeout, whose cause is the last attempt's."""
     with Testnet() as net:
-        FAULTS[fault](net)
+        url = broken(net, fault)
         limit = 4.0 if fault == "silence" else 1.5
-        with joining(face, net, "hurried", connect_timeout=0.8) as tailnet:
+        with joining(face, net, "hurried", connect_timeout=0.8, control_url=url) as tailnet:
             started = time.monotonic()
             with pytest.raises(TailnetTimeout, match=SAID[fault]) as caught:
                 up(face, tailnet, timeout=limit)
             assert limit <= time.monotonic() - started < limit + 2
-            assert isinstance(caught.value.__cause__, TailnetConnectError)
-            assert net.url in str(caught.value.__cause__)
+            cause = caught.value.__cause__
+            assert type(cause) is TailnetConnectError
+            assert url in str(cause)
+            assert SAID[fault] in str(cause)
             assert isinstance(caught.value, TimeoutError)
 
 
@@ -426,6 +463,34 @@ def test_a_state_directory_that_cannot_be_used(net: Testnet, tmp_path: Path) -> 
             tailnet.up()
     for state, path in corrupt.items():
         assert (path / "tailscaled.state").read_text() == state
+
+
+@root
+def test_a_state_directory_that_is_read_only(
+    face: Face, net: Testnet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is a TailnetConfigError that names it, before anything starts; mended, up() succeeds."""
+    caplog.set_level("DEBUG", "tailnet")
+    state = tmp_path / "state"
+    state.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", state], check=True)
+    try:
+        for path, said in ((state, "cannot write to"), (state / "below", "cannot create")):
+            with (
+                joining(face, net, "poor", state_dir=path) as tailnet,
+                pytest.raises(TailnetConfigError, match=f"{said} {path}: .*read-only"),
+            ):
+                up(face, tailnet)
+        assert list(state.iterdir()) == []
+        assert attempts(caplog) == []
+        assert all(node.hostname != "poor" for node in net.control.nodes())
+        with joining(face, net, f"mended-{face.name}", state_dir=state) as tailnet:
+            with pytest.raises(TailnetConfigError, match=str(state)):
+                up(face, tailnet)
+            subprocess.run(["mount", "-o", "remount,rw", state], check=True)
+            assert up(face, tailnet, timeout=20).hostname == f"mended-{face.name}"
+    finally:
+        subprocess.run(["umount", "--lazy", state], check=True)
 
 
 # --- leaving ---

@@ -164,7 +164,8 @@ class TailnetConnectError(TailnetError, ConnectionError):
     """The control server cannot be reached, or cannot answer now.
 
     Attributes:
-        retry_after: Seconds the server asked to wait; None where it did not.
+        retry_after: Seconds to wait before the next attempt, where the server, or Tailscale's code
+            for it, has limited the rate of registrations; else None.
     """
 
     code = Code.CONNECT
