@@ -393,6 +393,7 @@ def test_signals_are_pythons(own_net: Testnet, number: signal.Signals) -> None:
     with start(own_net, code) as program:
         assert program.stdout is not None
         assert program.stdout.readline() == "waiting\n"
+        eventually("it sits in accept", lambda: sits_in("accept", program.pid))
         program.send_signal(number)
         _, err = program.communicate(timeout=30)
     assert (program.returncode, err) == (40 + number, "")

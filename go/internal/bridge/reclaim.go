@@ -23,7 +23,7 @@ const (
 
 	// worth is how much may be garbage before it is worth a collection, which costs some
 	// milliseconds; and where the heap is large, and a collection costs more, a share of it.
-	// What Go has collected meanwhile is counted as well: that doubles its collections at most.
+	// What Go has collected meanwhile is counted as well, so that some collections find little.
 	worth      = 32 << 20
 	worthShare = 4
 
