@@ -30,6 +30,7 @@ from tailnet import (
     TailnetNotRunning,
     TailnetStateLocked,
     TailnetTimeout,
+    _lib,
 )
 from tailnet.testing import Testnet
 from tests.conftest import eventually, nothing_left
@@ -494,6 +495,23 @@ def test_a_state_directory_that_is_read_only(
 
 
 # --- leaving ---
+
+
+def test_a_signal_handler_closes_what_its_thread_makes(
+    net: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """close() in the midst of up(), by the same thread, ends it, and nothing stays open."""
+    made, tailnet = _lib.node_new, net.tailnet("undecided")
+
+    def interrupted(document: dict[str, object]) -> int:
+        handle = made(document)
+        tailnet.close()  # as a handler would that runs here
+        return handle
+
+    with nothing_left():
+        monkeypatch.setattr(_lib, "node_new", interrupted)
+        with pytest.raises(TailnetClosed):
+            tailnet.up(timeout=20)
 
 
 def test_a_closed_tailnet_stays_closed(face: Face, net: Testnet) -> None:
