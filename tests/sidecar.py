@@ -95,6 +95,12 @@ def served(daemon: Daemon) -> dict[int, str]:
     return {int(port): entry["TCPForward"] for each in entries for port, entry in each.items()}
 
 
+def serving(daemon: Daemon) -> set[str]:
+    """Return the sessions for which the daemon forwards something."""
+    blocks: dict[str, Any] = daemon.serve_config().get("Foreground") or {}
+    return {session for session, block in blocks.items() if (block or {}).get("TCP")}
+
+
 def knows(daemon: Daemon, *others: TailnetHandle) -> None:
     """Wait until a daemon and others know each other."""
     ip = daemon.status()["TailscaleIPs"][0]
