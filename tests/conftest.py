@@ -131,13 +131,14 @@ def knows(node: Node, other: Node) -> bool:
 
 
 class Held:
-    """What this process holds: descriptors, threads, and what the library counts."""
+    """What this process holds: descriptors, threads of Python and all, what the library counts."""
 
     def __init__(self) -> None:
         gc.collect()
         stats = _lib.stats()  # first: it may load the library, which opens descriptors
         self.fds = len(list(Path("/proc/self/fd").iterdir()))
         self.threads = threading.active_count()
+        self.tasks = len(list(Path("/proc/self/task").iterdir()))
         self.nodes = stats["nodes"]
         self.listeners = stats["listeners"]
         self.connections = stats["connections"]
@@ -146,7 +147,7 @@ class Held:
 
     def exceeds(self, before: Held, goroutines: float) -> str:
         """Say what there is more of than before, or ""."""
-        slack = {"goroutines": goroutines}
+        slack = {"goroutines": goroutines, "tasks": goroutines / 3}
         return ", ".join(
             f"{getattr(before, name)} {name} became {value}"
             for name, value in vars(self).items()
@@ -158,8 +159,9 @@ class Held:
 def nothing_left(goroutines: float = math.inf) -> Iterator[None]:
     """Fail unless all that is held afterwards was held before.
 
-    Tailscale's own goroutines come and go as it likes (a path to a peer is looked for anew), so
-    only a test that does something very often can say how many may be left.
+    Tailscale's own goroutines come and go as it likes (a path to a peer is looked for anew), and
+    Go keeps the threads it has needed, so only a test that does something very often can say how
+    many may be left.
     """
     before = Held()
     yield

@@ -192,6 +192,7 @@ def test_contract_from_c_knows_every_field() -> None:
         "tailnet_node_new": ("internal/node/config.go", "type Config struct"),
         "tailnet_node_up": ("internal/node/node.go", "type UpArgs struct"),
         "tailnet_listen": ("exports.go", "func tailnet_listen("),
+        "tailnet_testcontrol_start": ("internal/testcontrol/control.go", "type Config struct"),
         "tailnet_testcontrol_do": ("internal/testcontrol/do.go", "type args struct"),
     }.items():
         _, _, rest = (build_go.GO_DIR / file).read_text("utf-8").partition(begin)

@@ -145,24 +145,6 @@ def apart(scenario: Callable[[Testnet], tuple[int, int]], **environ: str) -> tup
     return before, after
 
 
-@pytest.mark.timeout(240)
-@pytest.mark.parametrize("scenario", [joins, connections])
-def test_what_comes_and_goes_leaves_nothing(
-    scenario: Callable[[Testnet], tuple[int, int]],
-) -> None:
-    """After 100 joins, and after 10,000 connections, all is given back, memory too."""
-    # Go collects often: the floors are then what is held.
-    before, after = apart(scenario, GOGC="20")
-    assert after < before + 8 * MIB
-
-
-@pytest.mark.timeout(240)
-def test_memory_comes_back_after_a_load() -> None:
-    """What a load has taken goes back to the system within 30 s, with both ends still up."""
-    before, after = apart(load)
-    assert after < before + SETTLED
-
-
 Operation = Callable[[AsyncTailnetHandle], Coroutine[Any, Any, object]]
 
 
@@ -206,22 +188,31 @@ async def silent_connections(tn: AsyncTailnetHandle, count: int) -> AsyncIterato
         SILENT.clear()
 
 
+async def send(_: AsyncTailnetHandle) -> None:
+    """Write more than fits where nobody reads."""
+    near = SILENT.pop()
+    try:
+        await asyncio.get_running_loop().sock_sendall(near, bytes(8 * MIB))
+    finally:
+        SILENT.append(near)
+
+
 OPERATIONS: dict[str, Operation] = {
     "accept": accept,
     "dial": lambda tn: tn.dial("100.65.0.1:80"),  # the first fake node
     "listen": lambda tn: tn.listen(":0"),
     "receive": receive,
+    "send": send,
     "status": lambda tn: tn.status(),
     "watch": watch,
     "whois": lambda tn: tn.whois("100.65.0.1"),
 }
 
 
-@pytest.mark.parametrize("what", OPERATIONS)
-def test_1000_cancelled(net: Testnet, what: str) -> None:
-    """1,000 calls are cancelled, at every stage of their life, and nothing of them stays."""
+async def cancelled(tn: AsyncTailnetHandle, what: str, count: int) -> None:
+    """Cancel calls, a hundred at once, at every stage of their life."""
 
-    async def give_up(tn: AsyncTailnetHandle, after: int) -> None:
+    async def give_up(after: int) -> None:
         task = asyncio.ensure_future(OPERATIONS[what](tn))
         for _ in range(after):  # turns of the loop: from before it starts to when it waits
             await asyncio.sleep(0)
@@ -231,21 +222,68 @@ def test_1000_cancelled(net: Testnet, what: str) -> None:
             if isinstance(result, socket.socket):  # it was done before
                 result.close()
 
+    for start in range(0, count, 100):
+        await asyncio.gather(*(give_up(n % 33) for n in range(start, start + 100)))
+
+
+def cancellations(net: Testnet) -> tuple[int, int]:
+    """Cancel 1,000 calls of each kind; return the heap's floors likewise."""
+    net.control.add_fake_nodes(1)
+    stack = contextlib.AsyncExitStack()
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        run = loop.run_until_complete
+        tn = run(stack.enter_async_context(net.async_tailnet("fickle")))
+        run(stack.enter_async_context(silent_connections(tn, 100)))
+
+        def a_hundred_of_each() -> None:
+            for what in OPERATIONS.keys() - {"send"}:  # what of it was sent fills buffers
+                run(cancelled(tn, what, 100))
+
+        for _ in range(5):
+            a_hundred_of_each()
+        with nothing_left(goroutines=30):
+            before = floor(a_hundred_of_each, 5)
+            after = floor(a_hundred_of_each, 5)
+        run(stack.aclose())
+    return before, after
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("scenario", [joins, connections, cancellations])
+def test_what_comes_and_goes_leaves_nothing(
+    scenario: Callable[[Testnet], tuple[int, int]],
+) -> None:
+    """After 100 joins, 10,000 connections, 1,000 cancelled calls all is given back, memory too."""
+    # Go collects often: the floors are then what is held.
+    before, after = apart(scenario, GOGC="20")
+    assert after < before + 8 * MIB
+
+
+@pytest.mark.timeout(240)
+def test_memory_comes_back_after_a_load() -> None:
+    """What a load has taken goes back to the system within 30 s, with both ends still up."""
+    before, after = apart(load)
+    assert after < before + SETTLED
+
+
+@pytest.mark.parametrize("what", OPERATIONS)
+def test_1000_cancelled(net: Testnet, what: str) -> None:
+    """1,000 calls are cancelled, at every stage of their life, and nothing of them stays."""
+
     async def main() -> None:
         async with net.async_tailnet("fickle") as tn:
             net.control.add_fake_nodes(1)
             async with tn.watch() as events:
                 await anext(e async for e in events if "fake-1" in str(e))
-            async with silent_connections(tn, 100 if what == "receive" else 0):
+            async with silent_connections(tn, 100 if what in ("receive", "send") else 0):
                 with nothing_left():
-                    for batch in range(10):
-                        await asyncio.gather(*(give_up(tn, 3 * batch + n % 3) for n in range(100)))
+                    await cancelled(tn, what, 1000)
 
     asyncio.run(main())
 
 
-def test_1000_cancelled_joins(net: Testnet) -> None:
-    """1,000 joins are cancelled at every moment of their first second, and nothing stays."""
+def test_1000_cancelled_joins_and_closes(net: Testnet) -> None:
+    """1,000 joins are cancelled in their first half second, then their ends; nothing stays."""
 
     async def main() -> None:
         with nothing_left():
@@ -257,6 +295,12 @@ def test_1000_cancelled_joins(net: Testnet) -> None:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+                ends = [asyncio.ensure_future(tailnet.close()) for tailnet in tailnets]
+                for _ in range(batch % 5):  # turns of the loop
+                    await asyncio.sleep(0)
+                for end in ends:
+                    end.cancel()
+                await asyncio.gather(*ends, return_exceptions=True)
                 await asyncio.gather(*(tailnet.close() for tailnet in tailnets))
 
     asyncio.run(main())
