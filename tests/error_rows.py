@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pydantic import SecretStr
 
 from tailnet import RetryPolicy, Tailnet, TailnetError, TailnetHandle
 from tailnet.testing import Testnet
@@ -27,11 +29,15 @@ class Place:
     tmp_path: Path
     stack: contextlib.ExitStack
     began: float = 0.0
+    secrets: set[str] = field(default_factory=lambda: {WRONG})
 
     def up(self, net: Testnet | None = None, **fields: Any) -> TailnetHandle:
         """Join with these settings, once, to a tailnet of its own or the common one."""
-        fields = {"retry": ONCE, **fields}
-        tailnet = Tailnet((net or self.net).config("node", **fields))
+        net = net or self.net
+        self.secrets.add(net.auth_key)
+        key = SecretStr(net.auth_key) if net.auth_key else None
+        fields = {"retry": ONCE, "log_level": "debug", "auth_key": key, **fields}
+        tailnet = Tailnet(net.config("node", **fields))
         self.stack.callback(tailnet.close)
         self.began = time.monotonic()  # starting a control server is not the error's time
         return tailnet.up()
@@ -55,7 +61,8 @@ class Row:
     provoke: Provoke
     cls: type[TailnetError]
     within: float  # seconds
-    says: str  # in the message, which always names what it happened to
+    says: str  # in the message: what happened, and to what
+    do: str  # also in it: what to do
     builtin: type[BaseException] = Exception
     number: int | None = None  # errno
     note: str = ""

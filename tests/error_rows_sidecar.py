@@ -148,6 +148,7 @@ SIDECAR = [
         TailnetNotRunning,
         1,
         "is not running",
+        "systemctl start",
     ),
     Row(
         "nobody listens at the socket, which a daemon has left behind",
@@ -155,6 +156,7 @@ SIDECAR = [
         TailnetNotRunning,
         1,
         "nobody listens",
+        "systemctl start",
     ),
     Row(
         "what listens there does not answer",
@@ -162,6 +164,7 @@ SIDECAR = [
         TailnetNotRunning,
         2,
         "does not answer",
+        "systemctl restart",
         note="after 1 s",
     ),
     Row(
@@ -170,6 +173,7 @@ SIDECAR = [
         TailnetNotRunning,
         1,
         "mode that forbids it",
+        "run as a user",
         needs_root=True,
     ),
     Row(
@@ -178,6 +182,7 @@ SIDECAR = [
         TailnetConfigError,
         1,
         "is a directory",
+        "give the socket",
         ValueError,
     ),
     Row(
@@ -186,6 +191,7 @@ SIDECAR = [
         TailnetConfigError,
         1,
         'backend="tailscaled"',
+        "add that",
         ValueError,
         note="before anything starts",
     ),
@@ -194,15 +200,17 @@ SIDECAR = [
         client_secret,
         TailnetUnsupported,
         1,
-        "auth_key",
+        "OAuth client secret",
+        "give it as auth_key",
     ),
-    Row("the daemon is stopped", stopped, TailnetNotRunning, 1, "tailscale up"),
+    Row("the daemon is stopped", stopped, TailnetNotRunning, 1, "is stopped", "tailscale up"),
     Row(
         "it is logged out, and there is no key",
         logged_out,
         TailnetNotRunning,
         1,
-        "auth_key",
+        "is logged out",
+        "give an auth_key",
     ),
     Row(
         "its control server is not `control_url`",
@@ -210,6 +218,7 @@ SIDECAR = [
         TailnetConfigError,
         1,
         "other.example",
+        "leave it out",
         ValueError,
     ),
     Row(
@@ -217,6 +226,7 @@ SIDECAR = [
         served_by_others,
         TailnetListenError,
         1,
+        "listen on port 80",
         "serve status --json",
         OSError,
         errno.EADDRINUSE,
@@ -226,6 +236,7 @@ SIDECAR = [
         lambda p: as_nobody(p, daemon(p).socket),
         TailnetNotRunning,
         1,
+        "does not permit this user to listen",
         "--operator=$USER",
         note="dialing and the rest work",
         needs_root=True,
@@ -236,6 +247,7 @@ SIDECAR = [
         TailnetNotRunning,
         8,
         "does not answer",
+        "systemctl restart",
         note="after 5 s; a dial that waits for its peer, and `watch()`, notice within about 10 s",
     ),
     Row(
@@ -244,6 +256,7 @@ SIDECAR = [
         TailnetUnsupported,
         1,
         "too old",
+        "upgrade it",
     ),
     Row(
         "`shutdown(SHUT_WR)` of a connection through a daemon without a TUN",
@@ -251,6 +264,7 @@ SIDECAR = [
         TailnetUnsupported,
         1,
         "SHUT_WR",
+        "say in your protocol",
         note="nothing has changed",
     ),
     Row(
@@ -259,6 +273,7 @@ SIDECAR = [
         TailnetNotRunning,
         1,
         "/nowhere/tailscaled",
+        "set tailscaled_path",
     ),
     Row(
         "the managed daemon ends",
@@ -266,5 +281,6 @@ SIDECAR = [
         TailnetNotRunning,
         1,
         "has ended",
+        "up() starts another",
     ),
 ]

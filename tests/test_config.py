@@ -150,7 +150,10 @@ def test_every_way_in_checks(way: Way, tmp_path: Path) -> None:
     """Each way in says the same of two bad fields, with nothing of pydantic's behind it."""
     with pytest.raises(TailnetConfigError) as caught:
         way({"port": 70000, "tags": ["web"]}, tmp_path)
-    assert str(caught.value) == f"tags: {TAG}; port: Input should be less than or equal to 65535"
+    said = (
+        str(caught.value).removeprefix(f"{tmp_path}/c.json: ").removeprefix(f"{tmp_path}/c.toml: ")
+    )
+    assert said == f"tags: {TAG}; port: Input should be less than or equal to 65535"
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
 
@@ -447,6 +450,21 @@ def test_environment_fills_fields(monkeypatch: pytest.MonkeyPatch) -> None:
     assert TailnetConfig.from_env().ephemeral is True
 
 
+def test_a_bad_variable_is_named() -> None:
+    """An error of what stands in a variable names it."""
+    with pytest.raises(TailnetConfigError, match=r"^ephemeral: .* \(from TS_EPHEMERAL\)$"):
+        TailnetConfig.from_env({"TS_EPHEMERAL": "maybe", "TS_TAGS": "tag:a"})
+    with pytest.raises(TailnetConfigError, match=r"^port: [^(]*$"):  # that one was given by name
+        TailnetConfig.from_env({"TS_EPHEMERAL": "yes"}, port=-1)
+
+
+def test_a_bad_file_is_named(tmp_path: Path) -> None:
+    """An error of what stands in a file begins with it."""
+    path = written(tmp_path / "service.toml", '[tailnet]\nhostnmae = "a"\n')
+    with pytest.raises(TailnetConfigError, match=rf"^{path}: hostnmae: is no setting; did you"):
+        TailnetConfig.from_file(path)
+
+
 def test_environment_of_another_deployment() -> None:
     """A variable of which the backend makes no use is not read: not even what is wrong with it."""
     environ = {"TS_SOCKET": "/s", "TS_HOSTNAME": "not a name", "TS_STATE_DIR": "/d"}
@@ -546,3 +564,29 @@ def test_document_has_the_fields_of_the_library() -> None:
     structure = re.search(r"type Config struct \{(.*?)\n\}", NODE_CONFIG.read_text(), re.DOTALL)
     assert structure
     assert set(re.findall(r'json:"(\w+)"', structure[1])) == set(TailnetConfig().to_native({}))
+
+
+# --- the document ---
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "settings.md"
+
+
+def settings(text: str) -> str:
+    """Put the table of all fields where the document has its marks."""
+    lines = ["| field | default | what it is |", "| --- | --- | --- |"]
+    for name, field in TailnetConfig.model_fields.items():
+        default = "" if field.default_factory or name == "retry" else f"`{field.default!r}`"
+        lines.append(f"| `{name}` | {default} | {field.description} |")
+    table = "\n".join(lines)
+    marks = r"(<!-- settings -->\n).*?(<!-- end -->)"
+    return re.sub(marks, lambda m: f"{m[1]}{table}\n{m[2]}", text, flags=re.DOTALL)
+
+
+def test_the_document_has_every_field() -> None:
+    """docs/settings.md is what the fields say; `python -m tests.test_config` writes it."""
+    text = DOCUMENT.read_text("utf-8")
+    assert settings(text) == text
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(settings(DOCUMENT.read_text("utf-8")), "utf-8")

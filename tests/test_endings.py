@@ -11,11 +11,20 @@ import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tailnet import TailnetClosed, TailnetHandle, TailnetListener, TailnetSocket
+from tailnet import (
+    TailnetClosed,
+    TailnetError,
+    TailnetHandle,
+    TailnetListener,
+    TailnetPeerNotFound,
+    TailnetRefused,
+    TailnetSocket,
+)
 from tailnet.testing import Testnet
 from tests.conftest import WAIT, acquaint, eventually, nothing_left
 from tests.test_listener import is_taken, wait_in_accept, waits
@@ -172,6 +181,31 @@ def test_a_listener_that_begins_while_its_node_closes(net: Testnet) -> None:
 
     with nothing_left():
         asyncio.run(main())
+
+
+def test_calls_that_a_close_overtakes(net: Testnet) -> None:
+    """Each says which node was closed, however far it had come."""
+    for _ in range(10):
+        tn = net.tailnet("brief").up()
+        calls = [lambda: tn.dial(f"{tn.ip}:1"), lambda: tn.whois("100.65.0.1"), tn.status]  # noqa: B023
+
+        def ask(call: Callable[[], object]) -> TailnetError:
+            while True:
+                try:
+                    call()
+                except (TailnetRefused, TailnetPeerNotFound):
+                    pass
+                except TailnetError as e:
+                    return e
+
+        with ThreadPoolExecutor(6) as pool:
+            asking = [pool.submit(ask, call) for call in calls * 2]
+            tn.close()
+            for ended in asking:
+                assert (
+                    str(ended.result())
+                    == "node 'brief' was closed; make a new Tailnet to join again"
+                )
 
 
 def test_uvloop_gives_the_port_back(server: TailnetHandle) -> None:

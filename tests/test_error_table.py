@@ -181,6 +181,7 @@ UP = [
         TailnetAuthError,
         2,
         "refused node",
+        "give it a valid auth key",
         note="headscale says the same by HTTP 401 to the registration",
     ),
     Row(
@@ -188,6 +189,7 @@ UP = [
         lambda p: p.up(p.testnet(require_login=True)),
         TailnetLoginRequired,
         2,
+        '"node" has no usable auth key',
         "log in at http",
         TailnetAuthError,
         note="`.url`; after the login the next `up()` goes on",
@@ -198,6 +200,7 @@ UP = [
         TailnetApprovalRequired,
         4,
         "waits for an admin",
+        "then call up() again",
         TailnetAuthError,
         note="the next `up()` goes on waiting",
     ),
@@ -207,6 +210,7 @@ UP = [
         TailnetConnectError,
         2,
         "connection refused",
+        "check control_url",
         ConnectionError,
     ),
     Row(
@@ -215,6 +219,7 @@ UP = [
         TailnetConnectError,
         2,
         "500",
+        "and the server",
         ConnectionError,
     ),
     Row(
@@ -223,6 +228,7 @@ UP = [
         TailnetConnectError,
         2,
         "401",
+        "check control_url",
         ConnectionError,
     ),
     Row(
@@ -231,6 +237,7 @@ UP = [
         TailnetConnectError,
         2,
         "rate limited",
+        "retry after 7s",
         ConnectionError,
         note="`.retry_after` is kept to",
     ),
@@ -240,6 +247,7 @@ UP = [
         TailnetConnectError,
         2,
         "certificate",
+        "trust its authority",
         ConnectionError,
     ),
     Row(
@@ -248,6 +256,7 @@ UP = [
         TailnetConnectError,
         3,
         "no answer from",
+        "connect_timeout",
         ConnectionError,
         note="after `connect_timeout`, here 1 s",
     ),
@@ -257,6 +266,7 @@ UP = [
         TailnetTimeout,
         2,
         "connection refused",
+        "check control_url",
         TimeoutError,
         note="`__cause__` is the last failed attempt's error, if there was one",
     ),
@@ -265,7 +275,8 @@ UP = [
         lambda p: p.up(p.testnet(node_attrs=["https://tailscale.com/cap/data-plane-audit-logs"])),
         TailnetUnsupported,
         2,
-        "log_upload=True",
+        "only nodes that send their logs",
+        "set log_upload=True",
     ),
     Row(
         "another node, in any process, holds the state directory",
@@ -273,6 +284,7 @@ UP = [
         TailnetStateLocked,
         2,
         "held by another node",
+        "close that one",
     ),
     Row(
         "the state directory is corrupt",
@@ -280,6 +292,7 @@ UP = [
         TailnetConfigError,
         2,
         "is corrupt",
+        "restore it",
         ValueError,
     ),
     Row(
@@ -288,6 +301,7 @@ UP = [
         TailnetResourceError,
         2,
         "no space left",
+        "make room",
         OSError,
         errno.ENOSPC,
         needs_root=True,
@@ -298,6 +312,7 @@ UP = [
         TailnetConfigError,
         2,
         "cannot create /proc/no/such",
+        "name a directory",
         ValueError,
     ),
     Row(
@@ -306,6 +321,7 @@ UP = [
         TailnetConfigError,
         2,
         "cannot write to",
+        "name a directory",
         ValueError,
         note="as on a read-only disk; before anything starts",
         needs_root=True,
@@ -316,6 +332,7 @@ UP = [
         TailnetConfigError,
         2,
         "auth_key_file: cannot read",
+        "name a file",
         ValueError,
     ),
     Row(
@@ -324,6 +341,7 @@ UP = [
         TailnetConfigError,
         2,
         "log_upload",
+        "the same",
         ValueError,
     ),
 ]
@@ -334,7 +352,8 @@ OTHERS = [
         lambda _: TailnetConfig(hostname="no host"),
         TailnetConfigError,
         1,
-        "hostname: must be",
+        "hostname: ",
+        "must be a DNS label",
         ValueError,
         note="before anything starts",
     ),
@@ -343,6 +362,7 @@ OTHERS = [
         lambda p: p.tn.dial("nowhere"),
         TailnetConfigError,
         1,
+        '"nowhere"',
         "want host:port",
         ValueError,
     ),
@@ -351,7 +371,8 @@ OTHERS = [
         lambda p: p.tn.dial(f"{p.tn.ip}:9"),
         TailnetRefused,
         2,
-        "refused",
+        "was refused",
+        "start the service there",
         ConnectionRefusedError,
         errno.ECONNREFUSED,
     ),
@@ -361,6 +382,7 @@ OTHERS = [
         TailnetUnreachable,
         1,
         "not on the tailnet",
+        "allow_host_network=True",
         OSError,
         errno.EHOSTUNREACH,
         note="it is never dialed over the host's network",
@@ -371,6 +393,7 @@ OTHERS = [
         TailnetNameError,
         2,
         "no machine or name",
+        "status().peers",
         OSError,
         note="also `socket.gaierror`",
     ),
@@ -379,7 +402,8 @@ OTHERS = [
         silent_peer,
         TailnetTimeout,
         2,
-        "a connection to",
+        "a connection to 100.",
+        "may be offline, or the rules forbid it",
         TimeoutError,
     ),
     Row(
@@ -388,6 +412,7 @@ OTHERS = [
         TailnetAuthError,
         2,
         "no longer logged in",
+        "extend it",
         note="`watch()` tells; extend the key and go on",
     ),
     Row(
@@ -396,6 +421,7 @@ OTHERS = [
         TailnetAuthError,
         3,
         "no longer logged in",
+        "extend it",
     ),
     Row(
         "`dial`: any other failure, with its errno",
@@ -403,6 +429,7 @@ OTHERS = [
         TailnetDialError,
         2,
         "fe80::1",
+        "",
         OSError,
         errno.EINVAL,
     ),
@@ -412,6 +439,7 @@ OTHERS = [
         TailnetListenError,
         1,
         "another listener",
+        "another port",
         OSError,
         errno.EADDRINUSE,
     ),
@@ -421,6 +449,7 @@ OTHERS = [
         TailnetListenError,
         1,
         "not an address of node",
+        "it has 100.",
         OSError,
         errno.EADDRNOTAVAIL,
     ),
@@ -430,6 +459,7 @@ OTHERS = [
         TailnetPeerNotFound,
         1,
         "nobody on the tailnet",
+        "status().peers",
         LookupError,
     ),
     Row(
@@ -437,19 +467,21 @@ OTHERS = [
         no_descriptors,
         TailnetResourceError,
         1,
-        "open files",
+        "status: Too many open files",
+        "ulimit -n",
         OSError,
         errno.EMFILE,
         note="it works again once there are some",
     ),
-    Row("used after `close()`", closed, TailnetClosed, 2, "was closed"),
-    Row("used in a forked child", in_a_child, TailnetForked, 10, "spawn"),
+    Row("used after `close()`", closed, TailnetClosed, 2, "was closed", "make a new Tailnet"),
+    Row("used in a forked child", in_a_child, TailnetForked, 10, "was forked", "'spawn'"),
     Row(
         "a bug of this library",
         lambda p: _lib._call("tailnet_node_up", p.tn._node.handle(), "not JSON"),
         TailnetInternalError,
         1,
         "not the JSON expected",
+        "please report",
         note="please report it",
     ),
 ]
@@ -458,8 +490,9 @@ ROWS = [*UP, *OTHERS, *SIDECAR]
 
 
 @pytest.fixture
-def place(net: Testnet, tmp_path: Path) -> Iterator[Place]:
-    """A tailnet with a node."""
+def place(net: Testnet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """A tailnet with a node, in a program that has secrets in its environment."""
+    monkeypatch.setenv("DATABASE_PASSWORD", WRONG)
     with contextlib.ExitStack() as stack:
         tn = stack.enter_context(net.tailnet("tried"))
         yield Place(net, tn, tmp_path, stack)
@@ -469,6 +502,15 @@ def place(net: Testnet, tmp_path: Path) -> Iterator[Place]:
 def _built() -> None:
     """Build the daemon before a row: the build says so."""
     daemon.binaries()
+
+
+def locals_of(error: BaseException | None) -> Iterator[dict[str, object]]:
+    """The library's variables on the way of an error, which crash reporters send away."""
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if Path(frame.f_code.co_filename).parent == Path(tailnet.__file__).parent:
+                yield frame.f_locals
+        error = error.__cause__ or error.__context__
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.cause for row in ROWS])
@@ -492,12 +534,13 @@ def test_cause(
     assert isinstance(error, row.builtin)
     assert error.retryable == (row.cls is TailnetConnectError)
     assert row.says in str(error)
-    assert len(str(error)) > 20
+    assert row.do in str(error)
+    assert row.do or row.number, "only an error of the system's may leave open what to do"
     assert "\n" not in str(error)
     assert capfd.readouterr() == ("", "")  # a library prints nothing
     told = "".join(traceback.format_exception(error)) + caplog.text + repr(vars(error))
-    assert WRONG not in told
-    assert place.net.auth_key not in told
+    told += repr(list(locals_of(error)))
+    assert not [secret for secret in place.secrets if secret and secret in told]
     if row.number is not None:
         assert getattr(error, "errno", None) == row.number
     assert took < row.within

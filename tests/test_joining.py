@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from tailnet import (
     AsyncTailnet,
@@ -503,7 +504,7 @@ def test_a_signal_handler_closes_what_its_thread_makes(
     """close() in the midst of up(), by the same thread, ends it, and nothing stays open."""
     made, tailnet = _lib.node_new, net.tailnet("undecided")
 
-    def interrupted(document: dict[str, object]) -> int:
+    def interrupted(document: SecretStr) -> int:
         handle = made(document)
         tailnet.close()  # as a handler would that runs here
         return handle
@@ -568,3 +569,11 @@ def test_an_absent_tailscaled(tmp_path: Path) -> None:
             tailnet.up()
         assert time.monotonic() - started < 1
         assert not caught.value.retryable
+
+
+def test_asking_a_tailnet_that_has_not_joined() -> None:
+    """What only a handle has is no attribute, and that says where to get one."""
+    tailnet: Any = Tailnet(hostname="early")
+    with pytest.raises(AttributeError, match=r"a Tailnet has no 'dial'; `with` and up\(\) give"):
+        tailnet.dial("api:80")
+    assert not hasattr(tailnet, "listen")

@@ -23,6 +23,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pydantic import SecretStr
+
 from ._fd import Fd
 from ._version import __version__
 from .errors import (
@@ -152,6 +154,8 @@ def _invoke(
 
 
 def _encoded(argument: Any) -> Any:
+    if isinstance(argument, SecretStr):
+        argument = argument.get_secret_value()
     if isinstance(argument, Mapping):
         argument = json.dumps(argument)
     if not isinstance(argument, str):
@@ -201,7 +205,7 @@ def logs() -> Fd:
     return _pending(_call("tailnet_logs"))
 
 
-def node_new(config: Mapping[str, Any]) -> int:
+def node_new(config: SecretStr) -> int:
     """Make a node that has not joined, and return its handle."""
     handle = _library.open().ffi.new("tailnet_handle *")
     _call("tailnet_node_new", config, handle)

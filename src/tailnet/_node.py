@@ -19,6 +19,7 @@ import atexit
 import contextlib
 import functools
 import ipaddress
+import json
 import logging
 import math
 import os
@@ -27,8 +28,10 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, cast
+
+from pydantic import SecretStr
 
 from . import _lib, _listener, _logs, _ops, _scratch
 from ._fd import Fd
@@ -72,7 +75,7 @@ class LocalNode:
         self.pinned: set[_listener.TailnetListener] = set()
         self._lock = threading.RLock()  # a signal handler may close what its thread is making
         self._handle = 0
-        self._document: dict[str, Any] = {}  # what the handle was made of
+        self._document: SecretStr | None = None  # what the handle was made of
         self._people: dict[str, tuple[int, WhoIs | None]] = {}
 
     @property
@@ -147,7 +150,7 @@ class LocalNode:
         self.hostname, self.fqdn = answer["hostname"], answer["fqdn"]
         self.ips = tuple(ipaddress.ip_address(ip) for ip in answer["ips"])
         self.joined = True
-        self._document["auth_key"] = self._document["client_secret"] = ""  # needed no more
+        self._document = None  # its secrets are needed no more
 
     def _require_open(self) -> None:
         if self.closed:
@@ -160,7 +163,7 @@ class LocalNode:
         takes effect with a new one.
         """
         _lib.require_usable()
-        document = self.config.to_native()
+        document = _document(self.config)
         with self._lock:
             self._require_open()
             if self._handle and self._document == document:
@@ -248,12 +251,23 @@ class LocalNode:
 
     # --- what can be asked of it --------------------------------------------------------------
 
+    @contextlib.contextmanager
+    def _asked(self) -> Generator[None]:
+        """Say that the node was closed, whatever a call says that was overtaken by the close."""
+        try:
+            yield
+        except (TailnetClosed, TailnetInternalError):
+            if self.closed:
+                raise _closed(self) from None
+            raise
+
     def listen(
         self, address: str | tuple[str, int], backlog: int, timeout: float | None
     ) -> Steps[_listener.TailnetListener]:
         """Make a listener."""
         deadline = _ops.deadline_of(timeout)
-        return _listener.listen(self, address_text(address), backlog, deadline)
+        with self._asked():
+            return (yield from _listener.listen(self, address_text(address), backlog, deadline))
 
     def dial(
         self, address: str | tuple[str, int], timeout: float | None, leave_timeout: float | None
@@ -263,8 +277,10 @@ class LocalNode:
         handle, deadline = self.handle(), _ops.deadline_of(timeout)
         dialing = Fd(TailnetSocket, own=_NOWHERE, peer=_NOWHERE, keeps=self)
         try:
-            _lib.dial(handle, text, dialing)
-            answer = yield from _ops.answer(dialing, deadline, f"a connection to {text}")
+            with self._asked():
+                _lib.dial(handle, text, dialing)
+                what = f"a connection to {text}; its machine may be offline, or the rules forbid it"
+                answer = yield from _ops.answer(dialing, deadline, what)
             connection: TailnetSocket = dialing.made
             connection._begin(
                 own=parse_address(answer["local"]),
@@ -275,10 +291,6 @@ class LocalNode:
             connection.settimeout(leave_timeout)
             dialing.release()
             return connection
-        except TailnetInternalError:
-            if self.closed:  # the close was faster than the answer
-                raise _closed(self) from None
-            raise
         finally:
             dialing.cancel()  # of no effect once it is released
 
@@ -289,8 +301,9 @@ class LocalNode:
         since, who = self._people.get(text, _NOBODY)
         if who is not None and since == generation:
             return who
-        source = _lib.whois(handle, text)
-        who = parse_whois((yield from _ops.reply(source, deadline, "who has that address")))
+        with self._asked():
+            source = _lib.whois(handle, text)
+            who = parse_whois((yield from _ops.reply(source, deadline, "who has that address")))
         if len(self._people) >= _MOST_PEOPLE:
             self._people.clear()
         self._people[text] = generation, who  # of before the question: good until that changes
@@ -298,14 +311,17 @@ class LocalNode:
 
     def status(self, timeout: float | None) -> Steps[Status]:
         """Say how the node and its peers are."""
-        answer = yield from _ops.reply(
-            _lib.status(self.handle()), _ops.deadline_of(timeout), "the status"
-        )
-        return parse_status(answer)
+        handle, deadline = self.handle(), _ops.deadline_of(timeout)
+        with self._asked():
+            return parse_status(
+                (yield from _ops.reply(_lib.status(handle), deadline, "the status"))
+            )
 
     def watch(self) -> _ops.Lines:
         """Open the stream of events."""
-        return _ops.Lines(_lib.watch(self.handle()))
+        handle = self.handle()
+        with self._asked():
+            return _ops.Lines(_lib.watch(handle))
 
     def own_ip(self, peer: str | None = None) -> str:
         """Return this node's address, of the peer's family."""
@@ -375,6 +391,18 @@ def _peer_of(connection: socket.socket) -> object:
     except OSError as e:
         problem = f"whois: {connection!r} is not connected: {e.strerror}"
     raise TailnetConfigError(problem)
+
+
+def _document(config: TailnetConfig) -> SecretStr:
+    """Return the document of tailnet_node_new, so that who shows variables shows no key.
+
+    Crash reporters send away the variables of a traceback's frames. So those that read the
+    environment and the key are not in it either.
+    """
+    try:
+        return SecretStr(json.dumps(config.to_native()))
+    except TailnetConfigError as e:
+        raise e.with_traceback(None) from None
 
 
 def _closed(node: LocalNode) -> TailnetClosed:

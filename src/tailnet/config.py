@@ -294,7 +294,11 @@ class TailnetConfig(Settings):
         for name in ("auth_key_file", "state_dir", "tailscaled_socket", "tailscaled_path"):
             if isinstance(fields.get(name), str) and fields[name].strip():
                 fields[name] = path.parent / _check_field(name, fields[name])
-        return cls(**fields)
+        try:
+            return cls(**fields)
+        except TailnetConfigError as e:
+            problem = f"{path}: {e}"
+        raise TailnetConfigError(problem)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **fields: Any) -> Self:
@@ -315,7 +319,16 @@ class TailnetConfig(Settings):
             for name, field in VARIABLES.items()
             if environ.get(name) and field not in unused
         }
-        return cls(**{**found, **fields})
+        try:
+            return cls(**{**found, **fields})
+        except TailnetConfigError as e:
+            said = str(e)
+        names = [
+            name
+            for name, field in VARIABLES.items()
+            if field in found.keys() - fields and f"{field}: " in said
+        ]
+        raise TailnetConfigError(f"{said} (from {', '.join(names)})" if names else said)
 
     # --- checks -------------------------------------------------------------------------------
 
@@ -459,7 +472,9 @@ class TailnetConfig(Settings):
         try:
             lines = path.read_text(encoding="utf-8").strip().splitlines()
         except OSError as e:
-            problem = f"auth_key_file: cannot read {path}: {e.strerror}"
+            problem = (
+                f"auth_key_file: cannot read {path}: {e.strerror}; name a file this user may read"
+            )
         except UnicodeDecodeError:
             problem = f"auth_key_file: {path} is not text"
         else:

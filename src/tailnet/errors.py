@@ -279,6 +279,9 @@ class TailnetInternalError(TailnetError):
 
     code = Code.INTERNAL
 
+    def __str__(self) -> str:
+        return f"{self.message}; this is a bug in tailnet: please report it"
+
 
 # The one table; a test holds it against the header.
 CLASSES: Mapping[Code, type[TailnetError]] = {

@@ -66,12 +66,23 @@ func Of(err error) *Error {
 	return New(Internal, "unexpected error: %v", err)
 }
 
+// lacks is what a machine can run out of, and what helps.
+var lacks = map[syscall.Errno]string{
+	syscall.EMFILE:  "close some, or raise the limit (ulimit -n)",
+	syscall.ENFILE:  "the whole machine's limit is fs.file-max",
+	syscall.ENOBUFS: "free some memory",
+	syscall.ENOMEM:  "free some memory",
+	syscall.ENOSPC:  "make room there",
+	syscall.EDQUOT:  "make room there",
+}
+
 // For returns an error about err: Resource where this machine has run out of
 // something, and code for any other reason.
 func For(code Code, err error, format string, args ...any) *Error {
 	e := New(code, "%s: %v", fmt.Sprintf(format, args...), err)
 	if errno := Lack(err); errno != 0 {
 		e.Code, e.Errno = Resource, int(errno)
+		e.Message += "; " + lacks[errno]
 	}
 	return e
 }
@@ -79,10 +90,9 @@ func For(code Code, err error, format string, args ...any) *Error {
 // Lack returns the errno by which err says that this machine has run out of something, or 0.
 // Some of Tailscale's errors have only its text.
 func Lack(err error) syscall.Errno {
-	lacks := []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ENOSPC, syscall.EDQUOT}
 	var errno syscall.Errno
 	isErrno := errors.As(err, &errno)
-	for _, lack := range lacks {
+	for lack := range lacks {
 		if errno == lack || !isErrno && strings.Contains(err.Error(), lack.Error()) {
 			return lack
 		}

@@ -68,7 +68,7 @@ func startChild(c *Config, log *logger) (_ *child, err error) {
 			"set tailscaled_path, or use backend=\"embedded\", which needs none")
 	}
 	if st, err := os.Stat(path); err == nil && st.IsDir() {
-		return nil, fault.New(fault.NotRunning, "cannot run %s: it is a directory", path)
+		return nil, fault.New(fault.NotRunning, "cannot run %s: it is a directory; set tailscaled_path to a tailscaled", path)
 	}
 	if _, err := os.Stat(resolvBackup); err == nil && os.Geteuid() == 0 {
 		return nil, fault.New(fault.Unsupported, "a tailscaled run as root would undo what this machine's own one has made of /etc/resolv.conf; "+
@@ -124,7 +124,11 @@ func startChild(c *Config, log *logger) (_ *child, err error) {
 	})
 	if err = <-started; err != nil {
 		out.Close()
-		return nil, fault.For(fault.NotRunning, err, "cannot run %s", path)
+		f := fault.For(fault.NotRunning, err, "cannot run %s", path)
+		if f.Code == fault.NotRunning {
+			f.Message += "; set tailscaled_path to a tailscaled"
+		}
+		return nil, f
 	}
 	bridge.Go(func() { k.passOn(out, log.at("debug")) })
 	return k, nil

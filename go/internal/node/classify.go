@@ -107,19 +107,41 @@ func (p *progress) decide(c *Config, waitForPerson bool) (running bool, _ *fault
 		e.RetryAfter = retryAfter(said)
 		return false, e
 	case said != "":
-		return false, fault.New(fault.Auth, "%s refused node %q: %s", c.controlName(), c.Hostname, said)
+		return false, c.refused(said)
 	case refusedRegistration.MatchString(p.loginError):
-		return false, fault.New(fault.Auth, "%s refused node %q: %s", c.controlName(), c.Hostname, p.loginError)
-	case fault.Lack(errors.New(p.loginError)) != 0:
-		return false, fault.For(fault.Connect, errors.New(p.loginError), "cannot reach %s", c.controlName())
-	case p.loginError != "" && !waitForPerson && (onItsWay || !p.heard): // else ErrMessage comes yet
-		return false, fault.New(fault.Connect, "cannot reach %s: %s", c.controlName(), p.loginError)
+		return false, c.refused(p.loginError)
+	case fault.Lack(errors.New(p.loginError)) != 0,
+		p.loginError != "" && !waitForPerson && (onItsWay || !p.heard): // else ErrMessage comes yet
+		return false, c.unreachable(p.loginError)
 	case p.state == ipn.NeedsLogin && p.url != "" && p.url != p.loginKnown:
 		e := fault.New(fault.LoginRequired, "node %q has no usable auth key; a person must log in at %s", c.Hostname, p.url)
 		e.URL = p.url
 		return false, e
 	}
 	return false, nil
+}
+
+func (c *Config) refused(said string) *fault.Error {
+	help := "give it a valid auth key"
+	switch {
+	case c.AuthKey == "" && c.ClientSecret == "":
+		help = "it has no auth key: set TS_AUTHKEY, auth_key or auth_key_file"
+	case len(c.Tags) > 0:
+		help += ", and tags that the key's owner may use"
+	}
+	return fault.New(fault.Auth, "%s refused node %q: %s; %s", c.controlName(), c.Hostname, said, help)
+}
+
+func (c *Config) unreachable(said string) *fault.Error {
+	f := fault.For(fault.Connect, errors.New(said), "cannot reach %s", c.controlName())
+	switch {
+	case f.Code != fault.Connect:
+	case strings.Contains(said, "unknown authority"):
+		f.Message += "; let this machine trust its authority, or correct control_url"
+	default:
+		f.Message += "; check control_url, this machine's network and the server"
+	}
+	return f
 }
 
 // What did not get as far as an answer to the registration begins so, as do errors of

@@ -126,8 +126,13 @@ func (s *session) dialError(ctx context.Context, addr Address, err error) error 
 	} else if known, ok := dialErrnos[cause.Error()]; ok {
 		f.Code, f.Errno = known.code, int(known.errno)
 	}
-	if f.Errno == 0 {
+	switch syscall.Errno(f.Errno) {
+	case 0:
 		f.Errno = int(syscall.EIO)
+	case syscall.ECONNREFUSED:
+		f.Message += "; start the service there, or correct the port"
+	case syscall.ETIMEDOUT:
+		f.Message += "; its machine may be offline, or the rules forbid it"
 	}
 	return f
 }

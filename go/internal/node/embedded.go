@@ -142,11 +142,11 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 // a Start that fails on it leaks the engine it has built.
 func lockState(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fault.For(fault.Config, err, "state_dir: cannot create %s", dir)
+		return nil, stateError(err, "create", dir)
 	}
 	lock, err := os.OpenFile(filepath.Join(dir, "tailnet.lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fault.For(fault.Config, err, "state_dir: cannot write to %s", dir)
+		return nil, stateError(err, "write to", dir)
 	}
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		lock.Close()
@@ -154,7 +154,7 @@ func lockState(dir string) (*os.File, error) {
 			return nil, fault.New(fault.StateLocked, "state directory %s is held by another node, in this or another process; "+
 				"close that one, or give this one a hostname or state_dir of its own", dir)
 		}
-		return nil, fault.For(fault.Config, err, "state_dir: cannot lock %s", dir)
+		return nil, stateError(err, "lock", dir)
 	}
 	state := filepath.Join(dir, "tailscaled.state")
 	var entries map[string]json.RawMessage
@@ -163,9 +163,17 @@ func lockState(dir string) (*os.File, error) {
 		return nil, fault.New(fault.Config, "state_dir: %s is corrupt; restore it, or remove it to join as a new machine", state)
 	} else if err != nil && !errors.Is(err, os.ErrNotExist) {
 		unlockState(lock)
-		return nil, fault.New(fault.Config, "state_dir: cannot read %s: %v", state, err)
+		return nil, stateError(err, "read", state)
 	}
 	return lock, nil
+}
+
+func stateError(err error, verb, path string) error {
+	f := fault.For(fault.Config, err, "state_dir: cannot %s %s", verb, path)
+	if f.Code == fault.Config {
+		f.Message += "; name a directory that this user may write to"
+	}
+	return f
 }
 
 // unlockState unlocks by word: a forked child may still hold the open file.

@@ -49,8 +49,8 @@ func (e *embedded) listen(_ context.Context, addr Address, a *bridge.Acceptor) (
 			ip = netip.Addr{}
 		case ip.IsUnspecified() || s.ownAddr(ip) || e.advertises(ip):
 		default:
-			return 0, nil, fault.New(fault.AddressNotAvailable, "cannot listen on %v: %v is not an address of node %q (it has %v)",
-				addr, ip, s.self.Hostname, s.self.IPs)
+			return 0, nil, fault.New(fault.AddressNotAvailable, "cannot listen on %v: %v is not an address of node %q (it has %s)",
+				addr, ip, s.self.Hostname, s.addresses())
 		}
 	}
 	number, err := e.ports.add(port{ip, addr.Port}, a)
@@ -82,7 +82,7 @@ func (p *ports) add(at port, a *bridge.Acceptor) (uint16, error) {
 			return 0, fault.New(fault.AddressInUse, "cannot listen: ports %d to %d are all in use on this node", firstAny, lastAny)
 		}
 	} else if p.takenLocked(at) {
-		return 0, fault.New(fault.AddressInUse, "cannot listen on port %d: another listener of this node has it", at.number)
+		return 0, fault.New(fault.AddressInUse, "cannot listen on port %d: another listener of this node has it; close that one, or give another port", at.number)
 	}
 	p.m[at] = a
 	return at.number, nil

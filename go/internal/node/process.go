@@ -37,12 +37,12 @@ func (p Process) fix() error {
 	defer process.Unlock()
 	if now := process.fixed; now != nil {
 		if now.LogUpload != p.LogUpload {
-			return fault.New(fault.Config, "log_upload: is %v for this whole process since its first node, so this node cannot have %v",
+			return fault.New(fault.Config, "log_upload: is %v for this whole process since its first node, so this node cannot have %v; give all nodes of a process the same",
 				now.LogUpload, p.LogUpload)
 		}
 		if !maps.Equal(now.Env, p.Env) {
-			return fault.New(fault.Config, "environment: %s changed after this process's first node, and Tailscale's code reads it once; "+
-				"set it, or start the offline tailnet, before the first node", strings.Join(differing(now.Env, p.Env), ", "))
+			return fault.New(fault.Config, "environment: %s changed after this process's first node, and Tailscale's code reads what begins with TS_, "+
+				"and where a proxy is, once; set it, or start the offline tailnet, before the first node", strings.Join(differing(now.Env, p.Env), ", "))
 		}
 		return nil
 	}

@@ -154,7 +154,7 @@ func (s *session) whois(ctx context.Context, ip netip.Addr) (json.RawMessage, er
 		}
 	}
 	if nobody {
-		return nil, fault.New(fault.NotFound, "whois: nobody on the tailnet has the address %v", ip)
+		return nil, fault.New(fault.NotFound, "whois: nobody on the tailnet has the address %v; ask for the peer of a connection, or an address of status().peers", ip)
 	} else if err != nil {
 		return nil, s.failed(ctx, "whois "+ip.String(), err)
 	}
@@ -224,7 +224,7 @@ func (s *session) noName(ctx context.Context, host string) error {
 	if err := s.whyNot(ctx); err != nil {
 		return err
 	}
-	return fault.New(fault.Name, "the tailnet knows no machine or name %q", host)
+	return fault.New(fault.Name, "the tailnet knows no machine or name %q; status().peers has the names it knows", host)
 }
 
 func firstAddr(answer []byte) netip.Addr {
@@ -241,6 +241,15 @@ func firstAddr(answer []byte) netip.Addr {
 		}
 	}
 	return netip.Addr{}
+}
+
+// addresses are this node's, for a person.
+func (s *session) addresses() string {
+	var text []string
+	for _, own := range s.self.IPs {
+		text = append(text, own.String())
+	}
+	return strings.Join(text, " and ")
 }
 
 // ownAddr reports whether ip is an address of this node.

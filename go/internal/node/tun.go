@@ -54,8 +54,8 @@ func (s *session) listenOn(addr Address) ([]netip.Addr, error) {
 		}
 	}
 	if len(on) == 0 {
-		return nil, fault.New(fault.AddressNotAvailable, "cannot listen on %v: %v is not an address of node %q (it has %v)",
-			addr, ip, s.self.Hostname, s.self.IPs)
+		return nil, fault.New(fault.AddressNotAvailable, "cannot listen on %v: %v is not an address of node %q (it has %s)",
+			addr, ip, s.self.Hostname, s.addresses())
 	}
 	return on, nil
 }

@@ -126,14 +126,14 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 				w.loginError, w.stale, w.heard = said, "", false
 				break
 			}
-			return fault.New(fault.Connect, "no answer from %s within %v (state %v)", c.controlName(), c.connectTimeout(), w.state)
+			return fault.New(fault.Connect, "no answer from %s within %v (state %v); check the server, or raise connect_timeout", c.controlName(), c.connectTimeout(), w.state)
 		case <-loginGrace.C:
 			if !args.WaitForPerson {
 				w.loginKnown = ""
 			}
 		case <-approval.C:
 			if w.state == ipn.NeedsMachineAuth && !args.WaitForPerson {
-				return fault.New(fault.ApprovalRequired, "machine %q has logged in and waits for an admin of the tailnet to approve it", c.Hostname)
+				return fault.New(fault.ApprovalRequired, "machine %q has logged in and waits for an admin of the tailnet to approve it; then call up() again", c.Hostname)
 			}
 		case n := <-notes:
 			before := w.state
