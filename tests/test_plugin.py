@@ -286,6 +286,13 @@ def test_wrong_kind(tailnet_service):
     with pytest.raises(TypeError, match="AsyncService"), tailnet_service(serve):
         pass
 
+def test_wrong_kind_async(async_tailnet_service):
+    async def scenario():
+        async with async_tailnet_service(lambda listener, tn: None):
+            await asyncio.sleep(0)  # it begins
+    with pytest.raises(TypeError, match="use Service"):
+        asyncio.run(scenario())
+
 def test_async_stop(async_tailnet_service):
     async def scenario():
         over = asyncio.Event()
@@ -298,7 +305,7 @@ def test_async_stop(async_tailnet_service):
     asyncio.run(scenario())
 """,
     )
-    result.assert_outcomes(passed=6)
+    result.assert_outcomes(passed=7)
 
 
 def test_asyncio_fixtures_fit_anyios_plugin(pytester: pytest.Pytester) -> None:

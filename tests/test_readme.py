@@ -79,7 +79,7 @@ def test_asking_block_runs(tmp_path: Path) -> None:
         ) as program:
             assert program.stdout is not None
             assert program.stdout.readline() == "()\n"
-            assert any(line.startswith("state='Running'") for line in program.stdout)
+            assert any(line == "StateChanged(state='Running')\n" for line in program.stdout)
             program.kill()
 
 

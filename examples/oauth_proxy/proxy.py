@@ -135,9 +135,21 @@ class Forward(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Run it until SIGTERM or Ctrl-C."""
     logging.basicConfig(level=logging.INFO)
-    service = Service(Path(sys.argv[1]), on_state=lambda state: log.info("%s", state.value))
+    if len(sys.argv) != 2:
+        print("usage: python proxy.py CONFIG.toml", file=sys.stderr)
+        return os.EX_USAGE
+    try:
+        service = Service(Path(sys.argv[1]), on_state=lambda state: log.info("%s", state.value))
+    except (OSError, KeyError, ValueError) as e:  # a TailnetConfigError is a ValueError
+        log.error("the configuration cannot be used: %s", e)
+        return os.EX_CONFIG
     signal.signal(signal.SIGTERM, service.stop)
     signal.signal(signal.SIGINT, service.stop)
-    sys.exit(service.run())
+    return service.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -49,6 +49,14 @@ class TailnetBase:
             config = config.model_copy(update=fields)
         self._node = LocalNode(config)
 
+    if not TYPE_CHECKING:  # checkers know what there is
+
+        def __getattr__(self, name: str) -> Any:
+            hint = ""
+            if not name.startswith("_"):
+                hint = "; `with` and up() give the handle that listens, dials and the rest"
+            raise AttributeError(f"a {type(self).__name__} has no {name!r}{hint}")
+
     @property
     def config(self) -> TailnetConfig:
         """The configuration."""

@@ -43,6 +43,9 @@ Raw: TypeAlias = Mapping[str, Any]
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True)
 
+    def __str__(self) -> str:
+        return repr(self)  # with its class, which says what an event is
+
 
 def _lists(caps: Mapping[str, list[Any] | None] | None) -> dict[str, list[Any]]:
     return {name: values or [] for name, values in (caps or {}).items()}

@@ -11,12 +11,14 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Generator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 from .. import Tailnet, TailnetConfig, TailnetHandle, TailnetListener
@@ -58,8 +60,12 @@ def call(config: dict[str, Any]) -> int:
     offline = "control_url" in config
     settings = TailnetConfig(ephemeral=True, **config) if offline else _real(config["hostname"])
     with Tailnet(settings) as tn:
-        connection = http.client.HTTPConnection(service, 80)
-        connection.sock = tn.create_connection((service, 80), timeout=CALL_TIMEOUT)
+
+        class Connection(http.client.HTTPConnection):
+            def connect(self) -> None:
+                self.sock = tn.create_connection((self.host, self.port), self.timeout)
+
+        connection = Connection(service, timeout=CALL_TIMEOUT)
         connection.request("GET", "/")
         page = connection.getresponse().read().decode()
         connection.close()
@@ -137,6 +143,16 @@ def _second_process(config: dict[str, str], service: str, key: dict[str, str]) -
     return answer
 
 
+def _command() -> str:
+    """Return how this program is run again, from here."""
+    if shutil.which("tailnet"):
+        return "tailnet"
+    python = Path(sys.executable)
+    if python.is_relative_to(Path.cwd()):
+        python = python.relative_to(Path.cwd())
+    return f"{python} -m tailnet"
+
+
 def _report(answer: dict[str, Any], *, real: bool) -> int:
     page = json.loads(answer["page"])
     print(f"\nGET http://{answer['service']}/\n\n{json.dumps(page, indent=4)}\n")
@@ -147,6 +163,6 @@ def _report(answer: dict[str, Any], *, real: bool) -> int:
     if not real:
         print(
             "\nThe same on your own tailnet, with a reusable auth key from the admin console:\n"
-            "    TS_AUTHKEY=tskey-auth-... tailnet demo --real"
+            f"    TS_AUTHKEY=tskey-auth-... {_command()} demo --real"
         )
     return 0

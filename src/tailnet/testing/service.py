@@ -407,7 +407,10 @@ class AsyncService(_Running):
 
     async def _run(self) -> None:
         try:
-            await self._serve(self.listener, self.node)
+            result = self._serve(self.listener, self.node)
+            if not inspect.isawaitable(result):
+                raise TypeError("serve is no coroutine function: use Service")
+            await result
         except asyncio.CancelledError:
             raise
         except BaseException as e:  # noqa: BLE001 - raised in the test, which reports it
