@@ -83,7 +83,7 @@ static int pair(int ends[2]) {
 
 static int32_t refuse(tailnet_answer *answer, int32_t code, const char *call, const char *why, int error) {
     if (answer->buf && answer->cap > 0) {
-        const char *help = error == EMFILE ? "; close some, or raise the limit (ulimit -n)" : "";
+        const char *help = error == EMFILE ? "; close some files or sockets, or raise the limit (ulimit -n)" : "";
         char text[240];
         int length = snprintf(text, sizeof text, "{\"code\":%d,\"message\":\"%s: %s%s\",\"errno\":%d}", code, call, why, help, error);
         answer->len = length < answer->cap ? length : answer->cap;

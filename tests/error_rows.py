@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 
+import tailnet
 from tailnet import RetryPolicy, Tailnet, TailnetError, TailnetHandle
 from tailnet.testing import Testnet
 
@@ -28,13 +30,12 @@ class Place:
     tn: TailnetHandle
     tmp_path: Path
     stack: contextlib.ExitStack
+    secrets: set[str]
     began: float = 0.0
-    secrets: set[str] = field(default_factory=lambda: {WRONG})
 
     def up(self, net: Testnet | None = None, **fields: Any) -> TailnetHandle:
         """Join with these settings, once, to a tailnet of its own or the common one."""
         net = net or self.net
-        self.secrets.add(net.auth_key)
         key = SecretStr(net.auth_key) if net.auth_key else None
         fields = {"retry": ONCE, "log_level": "debug", "auth_key": key, **fields}
         tailnet = Tailnet(net.config("node", **fields))
@@ -44,7 +45,9 @@ class Place:
 
     def testnet(self, **options: Any) -> Testnet:
         """Start a tailnet for this row alone."""
-        return self.stack.enter_context(Testnet(**options))
+        net = self.stack.enter_context(Testnet(**options))
+        self.secrets.add(net.auth_key)
+        return net
 
     def broken(self, kind: Any, **options: Any) -> TailnetHandle:
         """Join a control server with a fault."""
@@ -67,3 +70,12 @@ class Row:
     number: int | None = None  # errno
     note: str = ""
     needs_root: bool = False  # to do it as another user, or to mount a disk
+
+
+def locals_of(error: BaseException | None) -> Iterator[dict[str, object]]:
+    """The library's variables on the way of an error, which crash reporters send away."""
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if Path(frame.f_code.co_filename).parent == Path(tailnet.__file__).parent:
+                yield frame.f_locals
+        error = error.__cause__ or error.__context__

@@ -574,6 +574,9 @@ def test_an_absent_tailscaled(tmp_path: Path) -> None:
 def test_asking_a_tailnet_that_has_not_joined() -> None:
     """What only a handle has is no attribute, and that says where to get one."""
     tailnet: Any = Tailnet(hostname="early")
-    with pytest.raises(AttributeError, match=r"a Tailnet has no 'dial'; `with` and up\(\) give"):
+    with pytest.raises(AttributeError, match=r"a Tailnet has no 'dial': `with` and up\(\) give"):
         tailnet.dial("api:80")
-    assert not hasattr(tailnet, "listen")
+    with pytest.raises(AttributeError, match=r"AsyncTailnet has no 'ip': `async with` and `await"):
+        getattr(AsyncTailnet(hostname="early"), "ip")  # noqa: B009
+    with pytest.raises(AttributeError, match=r"a Tailnet has no 'clsoe'$"):
+        tailnet.clsoe()

@@ -188,11 +188,14 @@ async def silent_connections(tn: AsyncTailnetHandle, count: int) -> AsyncIterato
         SILENT.clear()
 
 
+MUCH = bytes(8 * MIB)
+
+
 async def send(_: AsyncTailnetHandle) -> None:
     """Write more than fits where nobody reads."""
     near = SILENT.pop()
     try:
-        await asyncio.get_running_loop().sock_sendall(near, bytes(8 * MIB))
+        await asyncio.get_running_loop().sock_sendall(near, MUCH)
     finally:
         SILENT.append(near)
 

@@ -50,6 +50,7 @@ def test_every_call(face: Face, daemon: Daemon, peer: TailnetHandle) -> None:
     ):
         states.until("Running")
         former = serving(daemon)
+        assert former
         calls: dict[str, tuple[float, Callable[[], Any]]] = {
             "status": (ASKED, node.status),
             "whois": (ASKED, lambda: node.whois("100.64.99.99")),

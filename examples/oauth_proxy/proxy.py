@@ -37,6 +37,7 @@ from tailnet import (
     Tailnet,
     TailnetAuthError,
     TailnetConfig,
+    TailnetConfigError,
     TailnetConnectError,
     TailnetHandle,
     TailnetNotRunning,
@@ -64,7 +65,7 @@ class Service:
     """The proxy. `on_state` hears of every state it enters."""
 
     def __init__(self, path: Path, on_state: Callable[[State], None] = lambda _: None) -> None:
-        proxy = tomllib.loads(path.read_text())["proxy"]
+        proxy = tomllib.loads(path.read_text()).get("proxy", {})
         self.upstream = proxy["upstream"].rstrip("/")
         self.token = (path.parent / proxy["token_file"]).read_text().strip()
         self.config = TailnetConfig.from_file(path)  # its [tailscale] section
@@ -80,6 +81,9 @@ class Service:
                 with tn.listen(":80") as listener:
                     self.serve(tn, listener)
                 return 0
+        except TailnetConfigError as e:  # what is read on joining, as a file with the key
+            log.error("the configuration cannot be used: %s", e)
+            return os.EX_CONFIG
         except TailnetAuthError as e:  # another try would get the same answer
             log.error("the tailnet does not let us in: %s", e)
             return os.EX_NOPERM
@@ -143,7 +147,10 @@ def main() -> int:
         return os.EX_USAGE
     try:
         service = Service(Path(sys.argv[1]), on_state=lambda state: log.info("%s", state.value))
-    except (OSError, KeyError, ValueError) as e:  # a TailnetConfigError is a ValueError
+    except KeyError as e:
+        log.error("the configuration cannot be used: [proxy] has no %s", e)
+        return os.EX_CONFIG
+    except (OSError, ValueError) as e:  # a TailnetConfigError is a ValueError
         log.error("the configuration cannot be used: %s", e)
         return os.EX_CONFIG
     signal.signal(signal.SIGTERM, service.stop)

@@ -35,6 +35,7 @@ from pydantic import SecretStr
 
 from . import _lib, _listener, _logs, _ops, _scratch
 from ._fd import Fd
+from ._settings import without_frames
 from ._socket import TailnetSocket, parse_address, parse_peer_name
 from ._wait import Call, Steps
 from .config import TailnetConfig
@@ -166,7 +167,7 @@ class LocalNode:
         document = _document(self.config)
         with self._lock:
             self._require_open()
-            if self._handle and self._document == document:
+            if self._handle and (self.joined or self._document == document):
                 return self._handle
             former = self._leave(0.0) if self._handle else None
         yield from _ops.reply(former, deadline, f"the former node {self.name!r} to leave")
@@ -252,7 +253,7 @@ class LocalNode:
     # --- what can be asked of it --------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _asked(self) -> Generator[None]:
+    def _or_closed(self) -> Generator[None]:
         """Say that the node was closed, whatever a call says that was overtaken by the close."""
         try:
             yield
@@ -266,7 +267,7 @@ class LocalNode:
     ) -> Steps[_listener.TailnetListener]:
         """Make a listener."""
         deadline = _ops.deadline_of(timeout)
-        with self._asked():
+        with self._or_closed():
             return (yield from _listener.listen(self, address_text(address), backlog, deadline))
 
     def dial(
@@ -277,10 +278,9 @@ class LocalNode:
         handle, deadline = self.handle(), _ops.deadline_of(timeout)
         dialing = Fd(TailnetSocket, own=_NOWHERE, peer=_NOWHERE, keeps=self)
         try:
-            with self._asked():
+            with self._or_closed():
                 _lib.dial(handle, text, dialing)
-                what = f"a connection to {text}; its machine may be offline, or the rules forbid it"
-                answer = yield from _ops.answer(dialing, deadline, what)
+                answer = yield from _ops.answer(dialing, deadline, f"a connection to {text}")
             connection: TailnetSocket = dialing.made
             connection._begin(
                 own=parse_address(answer["local"]),
@@ -291,6 +291,9 @@ class LocalNode:
             connection.settimeout(leave_timeout)
             dialing.release()
             return connection
+        except TailnetTimeout as e:
+            why = "its machine may be offline, or the tailnet's rules forbid it"
+            raise TailnetTimeout(f"{e}; {why}") from None
         finally:
             dialing.cancel()  # of no effect once it is released
 
@@ -301,7 +304,7 @@ class LocalNode:
         since, who = self._people.get(text, _NOBODY)
         if who is not None and since == generation:
             return who
-        with self._asked():
+        with self._or_closed():
             source = _lib.whois(handle, text)
             who = parse_whois((yield from _ops.reply(source, deadline, "who has that address")))
         if len(self._people) >= _MOST_PEOPLE:
@@ -312,7 +315,7 @@ class LocalNode:
     def status(self, timeout: float | None) -> Steps[Status]:
         """Say how the node and its peers are."""
         handle, deadline = self.handle(), _ops.deadline_of(timeout)
-        with self._asked():
+        with self._or_closed():
             return parse_status(
                 (yield from _ops.reply(_lib.status(handle), deadline, "the status"))
             )
@@ -320,7 +323,7 @@ class LocalNode:
     def watch(self) -> _ops.Lines:
         """Open the stream of events."""
         handle = self.handle()
-        with self._asked():
+        with self._or_closed():
             return _ops.Lines(_lib.watch(handle))
 
     def own_ip(self, peer: str | None = None) -> str:
@@ -394,15 +397,8 @@ def _peer_of(connection: socket.socket) -> object:
 
 
 def _document(config: TailnetConfig) -> SecretStr:
-    """Return the document of tailnet_node_new, so that who shows variables shows no key.
-
-    Crash reporters send away the variables of a traceback's frames. So those that read the
-    environment and the key are not in it either.
-    """
-    try:
-        return SecretStr(json.dumps(config.to_native()))
-    except TailnetConfigError as e:
-        raise e.with_traceback(None) from None
+    """Return the document of tailnet_node_new, so that who shows variables shows no key."""
+    return without_frames(lambda: SecretStr(json.dumps(config.to_native())))
 
 
 def _closed(node: LocalNode) -> TailnetClosed:

@@ -62,6 +62,21 @@ class Settings(BaseModel):
             raise TailnetConfigError(f"{name}: the settings are frozen; use model_copy")
 
 
+def without_frames(call: Callable[[], T]) -> T:
+    """Call what reads keys and the environment; an error leaves its frames behind.
+
+    Crash reporters send away the variables of a traceback's frames.
+    """
+    try:
+        return call()
+    except TailnetConfigError as e:
+        error = e.with_traceback(None)
+    except OSError as e:
+        why = "is the working directory gone, that a relative path starts from?"
+        error = TailnetConfigError(f"a path cannot be used: {e.strerror}; {why}")
+    raise error
+
+
 def _checked(cls: type[Settings], validate: Callable[[], T]) -> T:
     try:
         return validate()

@@ -50,11 +50,10 @@ class TailnetBase:
         self._node = LocalNode(config)
 
     if not TYPE_CHECKING:  # checkers know what there is
+        _joins = "`with` and up() give"
 
         def __getattr__(self, name: str) -> Any:
-            hint = ""
-            if not name.startswith("_"):
-                hint = "; `with` and up() give the handle that listens, dials and the rest"
+            hint = f": {self._joins} the handle that has" if hasattr(TailnetHandle, name) else ""
             raise AttributeError(f"a {type(self).__name__} has no {name!r}{hint}")
 
     @property

@@ -29,6 +29,8 @@ __all__ = ["AsyncTailnet", "AsyncTailnetHandle", "AsyncWatch"]
 class AsyncTailnet(TailnetBase):
     """A tailnet to join: `async with AsyncTailnet(config) as tn`; see Tailnet."""
 
+    _joins = "`async with` and `await up()` give"
+
     async def up(
         self, timeout: float | None = None, *, on_login: OnLogin | None = None
     ) -> AsyncTailnetHandle:

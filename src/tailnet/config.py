@@ -41,7 +41,7 @@ from pydantic import (
     model_validator,
 )
 
-from ._settings import Settings
+from ._settings import Settings, without_frames
 from .errors import TailnetConfigError
 from .retry import RetryPolicy
 
@@ -275,6 +275,10 @@ class TailnetConfig(Settings):
         Raises:
             TailnetConfigError: the file cannot be read, or holds what cannot be used.
         """
+        return without_frames(lambda: cls._from_file(path))
+
+    @classmethod
+    def _from_file(cls, path: str | os.PathLike[str]) -> Self:
         path = Path(path).absolute()  # what it names is there, wherever the program then goes
         problem = ""
         document: Any = None
@@ -291,10 +295,10 @@ class TailnetConfig(Settings):
         if problem:
             raise TailnetConfigError(problem)
         fields = _section(path, document)
-        for name in ("auth_key_file", "state_dir", "tailscaled_socket", "tailscaled_path"):
-            if isinstance(fields.get(name), str) and fields[name].strip():
-                fields[name] = path.parent / _check_field(name, fields[name])
         try:
+            for name in ("auth_key_file", "state_dir", "tailscaled_socket", "tailscaled_path"):
+                if isinstance(fields.get(name), str) and fields[name].strip():
+                    fields[name] = path.parent / _check_field(name, fields[name])
             return cls(**fields)
         except TailnetConfigError as e:
             problem = f"{path}: {e}"
@@ -311,7 +315,12 @@ class TailnetConfig(Settings):
             environ: The environment; None is os.environ.
             **fields: As of TailnetConfig.
         """
-        environ = os.environ if environ is None else environ
+        return without_frames(
+            lambda: cls._from_env(os.environ if environ is None else environ, fields)
+        )
+
+    @classmethod
+    def _from_env(cls, environ: Mapping[str, str], fields: dict[str, Any]) -> Self:
         managed = bool(fields.get("tailscaled_managed"))
         unused, _ = _unused(fields.get("backend", "embedded"), managed=managed)
         found: dict[str, Any] = {
@@ -476,11 +485,11 @@ class TailnetConfig(Settings):
                 f"auth_key_file: cannot read {path}: {e.strerror}; name a file this user may read"
             )
         except UnicodeDecodeError:
-            problem = f"auth_key_file: {path} is not text"
+            problem = f"auth_key_file: {path} is not text; it holds the key, and nothing else"
         else:
             if lines:
                 return _key_from(f"auth_key_file {path}", lines[0].strip())
-            problem = f"auth_key_file: {path} is empty"
+            problem = f"auth_key_file: {path} is empty; it holds the key, and nothing else"
         raise TailnetConfigError(problem)
 
     def to_native(self, environ: Mapping[str, str] | None = None) -> dict[str, Any]:

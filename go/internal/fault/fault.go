@@ -66,38 +66,47 @@ func Of(err error) *Error {
 	return New(Internal, "unexpected error: %v", err)
 }
 
-// lacks is what a machine can run out of, and what helps.
-var lacks = map[syscall.Errno]string{
-	syscall.EMFILE:  "close some, or raise the limit (ulimit -n)",
-	syscall.ENFILE:  "the whole machine's limit is fs.file-max",
-	syscall.ENOBUFS: "free some memory",
-	syscall.ENOMEM:  "free some memory",
-	syscall.ENOSPC:  "make room there",
-	syscall.EDQUOT:  "make room there",
+// lacks is what a machine can run out of, and what helps. The text of ENFILE begins with that of
+// EMFILE.
+var lacks = []struct {
+	errno syscall.Errno
+	help  string
+}{
+	{syscall.ENFILE, "raise this machine's limit (fs.file-max)"},
+	{syscall.EMFILE, "close some files or sockets, or raise the limit (ulimit -n)"},
+	{syscall.ENOBUFS, "free some memory"},
+	{syscall.ENOMEM, "free some memory"},
+	{syscall.ENOSPC, "make room there"},
+	{syscall.EDQUOT, "make room there"},
 }
 
 // For returns an error about err: Resource where this machine has run out of
 // something, and code for any other reason.
 func For(code Code, err error, format string, args ...any) *Error {
 	e := New(code, "%s: %v", fmt.Sprintf(format, args...), err)
-	if errno := Lack(err); errno != 0 {
+	if errno, help := lack(err); errno != 0 {
 		e.Code, e.Errno = Resource, int(errno)
-		e.Message += "; " + lacks[errno]
+		e.Message += "; " + help
 	}
 	return e
 }
 
-// Lack returns the errno by which err says that this machine has run out of something, or 0.
-// Some of Tailscale's errors have only its text.
-func Lack(err error) syscall.Errno {
+// Lacks reports whether err says that this machine has run out of something.
+func Lacks(err error) bool {
+	errno, _ := lack(err)
+	return errno != 0
+}
+
+// lack returns the errno by which err says so, or 0. Some of Tailscale's errors have only its text.
+func lack(err error) (syscall.Errno, string) {
 	var errno syscall.Errno
 	isErrno := errors.As(err, &errno)
-	for lack := range lacks {
-		if errno == lack || !isErrno && strings.Contains(err.Error(), lack.Error()) {
-			return lack
+	for _, each := range lacks {
+		if errno == each.errno || !isErrno && strings.Contains(err.Error(), each.errno.Error()) {
+			return each.errno, each.help
 		}
 	}
-	return 0
+	return 0, ""
 }
 
 // Is reports whether err carries the code.

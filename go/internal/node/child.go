@@ -3,7 +3,9 @@ package node
 import (
 	"bufio"
 	"cmp"
+	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -125,7 +127,7 @@ func startChild(c *Config, log *logger) (_ *child, err error) {
 	if err = <-started; err != nil {
 		out.Close()
 		f := fault.For(fault.NotRunning, err, "cannot run %s", path)
-		if f.Code == fault.NotRunning {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.ENOEXEC) {
 			f.Message += "; set tailscaled_path to a tailscaled"
 		}
 		return nil, f

@@ -110,7 +110,7 @@ func (p *progress) decide(c *Config, waitForPerson bool) (running bool, _ *fault
 		return false, c.refused(said)
 	case refusedRegistration.MatchString(p.loginError):
 		return false, c.refused(p.loginError)
-	case fault.Lack(errors.New(p.loginError)) != 0,
+	case lacks(p.loginError),
 		p.loginError != "" && !waitForPerson && (onItsWay || !p.heard): // else ErrMessage comes yet
 		return false, c.unreachable(p.loginError)
 	case p.state == ipn.NeedsLogin && p.url != "" && p.url != p.loginKnown:
@@ -126,23 +126,32 @@ func (c *Config) refused(said string) *fault.Error {
 	switch {
 	case c.AuthKey == "" && c.ClientSecret == "":
 		help = "it has no auth key: set TS_AUTHKEY, auth_key or auth_key_file"
-	case len(c.Tags) > 0:
+	case c.AuthKey == "":
+		help = "check client_secret, and the tags that it may give"
+	case len(c.Tags) > 0 && c.Backend == "embedded":
 		help += ", and tags that the key's owner may use"
 	}
 	return fault.New(fault.Auth, "%s refused node %q: %s; %s", c.controlName(), c.Hostname, said, help)
 }
 
 func (c *Config) unreachable(said string) *fault.Error {
-	f := fault.For(fault.Connect, errors.New(said), "cannot reach %s", c.controlName())
-	switch {
-	case f.Code != fault.Connect:
-	case strings.Contains(said, "unknown authority"):
-		f.Message += "; let this machine trust its authority, or correct control_url"
-	default:
-		f.Message += "; check control_url, this machine's network and the server"
+	if lacks(said) {
+		return fault.For(fault.Connect, errors.New(said), "cannot reach %s", c.controlName())
 	}
-	return f
+	help := "check control_url, this machine's network and the server"
+	if strings.Contains(said, "unknown authority") {
+		help = "let this machine trust its authority, or correct control_url"
+	}
+	return fault.New(fault.Connect, "cannot reach %s: %s; %s", c.controlName(), said, help)
 }
+
+// lacks reports whether this machine has run out of something; the server's own words may say
+// that of the server.
+func lacks(said string) bool {
+	return !registered.MatchString(said) && fault.Lacks(errors.New(said))
+}
+
+var registered = regexp.MustCompile(`^register request: http \d`)
 
 // What did not get as far as an answer to the registration begins so, as do errors of
 // this side (controlclient/direct.go, doLogin); anything else is control's own words.

@@ -130,7 +130,7 @@ func (s *session) dialError(ctx context.Context, addr Address, err error) error 
 	case 0:
 		f.Errno = int(syscall.EIO)
 	case syscall.ECONNREFUSED:
-		f.Message += "; start the service there, or correct the port"
+		f.Message += "; nothing listens there, or it is full: start the service, or correct the port"
 	case syscall.ETIMEDOUT:
 		f.Message += "; its machine may be offline, or the rules forbid it"
 	}

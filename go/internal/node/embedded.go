@@ -142,11 +142,11 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 // a Start that fails on it leaks the engine it has built.
 func lockState(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, stateError(err, "create", dir)
+		return nil, stateError(err, "create %s", dir, "name a directory that this user may make")
 	}
 	lock, err := os.OpenFile(filepath.Join(dir, "tailnet.lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, stateError(err, "write to", dir)
+		return nil, stateError(err, "write to %s", dir, "name a directory that this user may write to")
 	}
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		lock.Close()
@@ -154,7 +154,7 @@ func lockState(dir string) (*os.File, error) {
 			return nil, fault.New(fault.StateLocked, "state directory %s is held by another node, in this or another process; "+
 				"close that one, or give this one a hostname or state_dir of its own", dir)
 		}
-		return nil, stateError(err, "lock", dir)
+		return nil, stateError(err, "lock %s", dir, "name a directory on a local disk")
 	}
 	state := filepath.Join(dir, "tailscaled.state")
 	var entries map[string]json.RawMessage
@@ -163,15 +163,15 @@ func lockState(dir string) (*os.File, error) {
 		return nil, fault.New(fault.Config, "state_dir: %s is corrupt; restore it, or remove it to join as a new machine", state)
 	} else if err != nil && !errors.Is(err, os.ErrNotExist) {
 		unlockState(lock)
-		return nil, stateError(err, "read", state)
+		return nil, stateError(err, "read %s", state, "let this user read it")
 	}
 	return lock, nil
 }
 
-func stateError(err error, verb, path string) error {
-	f := fault.For(fault.Config, err, "state_dir: cannot %s %s", verb, path)
+func stateError(err error, what, path, help string) error {
+	f := fault.For(fault.Config, err, "state_dir: cannot "+what, path)
 	if f.Code == fault.Config {
-		f.Message += "; name a directory that this user may write to"
+		f.Message += "; " + help
 	}
 	return f
 }

@@ -79,7 +79,7 @@ func (p *ports) add(at port, a *bridge.Acceptor) (uint16, error) {
 		for at.number = firstAny; at.number <= lastAny && p.takenLocked(at); at.number++ {
 		}
 		if at.number > lastAny {
-			return 0, fault.New(fault.AddressInUse, "cannot listen: ports %d to %d are all in use on this node", firstAny, lastAny)
+			return 0, fault.New(fault.AddressInUse, "cannot listen: ports %d to %d are all in use on this node; close listeners", firstAny, lastAny)
 		}
 	} else if p.takenLocked(at) {
 		return 0, fault.New(fault.AddressInUse, "cannot listen on port %d: another listener of this node has it; close that one, or give another port", at.number)

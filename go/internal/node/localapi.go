@@ -90,7 +90,7 @@ func (l *life) absent(err error) error {
 		return fault.New(fault.NotRunning, "tailscaled is not running: there is no socket %s; "+
 			"start it (sudo systemctl start tailscaled), or set tailscaled_socket", l.where)
 	case errors.Is(err, fs.ErrPermission):
-		return fault.New(fault.NotRunning, "this user may not open the socket %s of tailscaled; its file or directory has a mode that forbids it; run as a user it permits, or change that mode", l.where)
+		return fault.New(fault.NotRunning, "this user may not open the socket %s of tailscaled; its file or directory has a mode that forbids it: run as a user it permits, or change that mode", l.where)
 	case local.IsAccessDeniedError(err):
 		return fault.New(fault.NotRunning, "tailscaled at %s does not permit this user; "+
 			"sudo tailscale set --operator=$USER allows it", l.where)

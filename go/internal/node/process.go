@@ -41,8 +41,8 @@ func (p Process) fix() error {
 				now.LogUpload, p.LogUpload)
 		}
 		if !maps.Equal(now.Env, p.Env) {
-			return fault.New(fault.Config, "environment: %s changed after this process's first node, and Tailscale's code reads what begins with TS_, "+
-				"and where a proxy is, once; set it, or start the offline tailnet, before the first node", strings.Join(differing(now.Env, p.Env), ", "))
+			return fault.New(fault.Config, "environment: %s changed after this process's first node, and Tailscale's code reads such variables once; "+
+				"set them, or start the offline tailnet, before the first node", strings.Join(differing(now.Env, p.Env), ", "))
 		}
 		return nil
 	}

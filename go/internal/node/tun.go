@@ -102,7 +102,7 @@ func closeAll(lns []*net.TCPListener) {
 func listenError(addr Address, err error) error {
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return fault.New(fault.AddressInUse, "cannot listen on port %d: another program of this machine has it", addr.Port)
+		return fault.New(fault.AddressInUse, "cannot listen on port %d: another program of this machine has it; give another port", addr.Port)
 	case errors.Is(err, unix.EADDRNOTAVAIL):
 		return fault.New(fault.AddressNotAvailable, "cannot listen on %v: this process does not see the interface of tailscaled, "+
 			"which runs in another network namespace", addr)

@@ -133,7 +133,7 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 			}
 		case <-approval.C:
 			if w.state == ipn.NeedsMachineAuth && !args.WaitForPerson {
-				return fault.New(fault.ApprovalRequired, "machine %q has logged in and waits for an admin of the tailnet to approve it; then call up() again", c.Hostname)
+				return fault.New(fault.ApprovalRequired, "machine %q has logged in and waits for an admin of the tailnet to approve it; call up() again then", c.Hostname)
 			}
 		case n := <-notes:
 			before := w.state
@@ -186,7 +186,7 @@ func startError(c *Config, l *logger, err error) error {
 		return err
 	}
 	if strings.Contains(text, "resolving auth key") {
-		return fault.New(fault.Auth, "the client secret was not accepted: %s", text)
+		return fault.New(fault.Auth, "the client secret was not accepted: %s; check client_secret, and the tags that it may give", text)
 	}
 	f := fault.For(fault.Config, err, "node %q cannot start in %s", c.Hostname, cmp.Or(c.StateDir, "a temporary directory"))
 	f.Message = l.redact(f.Message)

@@ -409,7 +409,7 @@ class AsyncService(_Running):
         try:
             result = self._serve(self.listener, self.node)
             if not inspect.isawaitable(result):
-                raise TypeError("serve is no coroutine function: use Service")
+                raise TypeError("serve is not a coroutine function: use Service")
             await result
         except asyncio.CancelledError:
             raise
