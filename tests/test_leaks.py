@@ -278,8 +278,8 @@ def test_1000_cancelled(net: Testnet, what: str) -> None:
             net.control.add_fake_nodes(1)
             async with tn.watch() as events:
                 await anext(e async for e in events if "fake-1" in str(e))
-            async with silent_connections(tn, 100 if what in ("receive", "send") else 0):
-                with nothing_left():
+            with nothing_left():  # once closed: connections that are full are busy
+                async with silent_connections(tn, 100 if what in ("receive", "send") else 0):
                     await cancelled(tn, what, 1000)
 
     asyncio.run(main())
