@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 _PREFIX = "tailnet-scratch-"
-# As tempfile.mkdtemp names them, and Go's os.MkdirTemp: a number of 32 bits, which may be a small one.
+# As tempfile.mkdtemp ends them, and Go's os.MkdirTemp: with a number of 32 bits, maybe a small one.
 _OURS = re.compile(re.escape(_PREFIX) + r"(\w{8}|\d{1,10})")
 
 # sun_path holds 108 bytes on Linux, 104 on macOS; the library adds nothing to the path.

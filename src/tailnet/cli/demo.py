@@ -145,12 +145,14 @@ def _second_process(config: dict[str, str], service: str, key: dict[str, str]) -
 
 def _command() -> str:
     """Return how this program is run again, from here."""
-    if shutil.which("tailnet"):
-        return "tailnet"
-    python = Path(sys.executable)
-    if python.is_relative_to(Path.cwd()):
-        python = python.relative_to(Path.cwd())
-    return f"{python} -m tailnet"
+    program, module = Path(sys.argv[0]).absolute(), ""
+    if program.name != "tailnet":
+        program, module = Path(sys.executable), " -m tailnet"
+    if program.is_relative_to(Path.cwd()):
+        program = program.relative_to(Path.cwd())
+    elif shutil.which(program.name) == str(program):
+        program = Path(program.name)
+    return f"{program}{module}"
 
 
 def _report(answer: dict[str, Any], *, real: bool) -> int:
