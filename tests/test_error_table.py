@@ -526,6 +526,7 @@ def test_cause(
     assert error.retryable == (row.cls is TailnetConnectError)
     assert row.says in str(error)
     assert row.do in str(error)
+    assert len(str(error)) > 20
     assert row.do or row.number, "only an error of the system's may leave open what to do"
     assert "\n" not in str(error)
     assert capfd.readouterr() == ("", "")  # a library prints nothing

@@ -72,8 +72,10 @@ def without_frames(call: Callable[[], T]) -> T:
     except TailnetConfigError as e:
         error = e.with_traceback(None)
     except OSError as e:
-        why = "is the working directory gone, that a relative path starts from?"
-        error = TailnetConfigError(f"a path cannot be used: {e.strerror}; {why}")
+        help_ = "let this user use it"
+        if isinstance(e, FileNotFoundError):
+            help_ = "is the working directory gone, that a relative path starts from?"
+        error = TailnetConfigError(f"a path cannot be used: {e}; {help_}")
     raise error
 
 
