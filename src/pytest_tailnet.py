@@ -186,6 +186,7 @@ class AsyncServiceFactory:
     def __init__(self, net: Testnet, nodes: Nodes) -> None:
         self._net = net
         self._nodes = nodes
+        self._services: list[AsyncService] = []
 
     def __call__(
         self,
@@ -198,9 +199,20 @@ class AsyncServiceFactory:
         """Return a service to enter; the arguments are those of AsyncService."""
         from tailnet.testing.service import AsyncService
 
-        return AsyncService(
+        service = AsyncService(
             self._net, serve, address=address, hostname=hostname, stop=stop, nodes=self._nodes
         )
+        self._services.append(service)
+        return service
+
+    def stop(self) -> None:
+        """Fail a test that has one made and not run."""
+        if not all(service.was_entered for service in self._services):
+            pytest.fail(
+                "async_tailnet_service: a service was made and never run: "
+                "`async with async_tailnet_service(serve) as service` runs it",
+                pytrace=False,
+            )
 
 
 # --- what a test leaves open ------------------------------------------------------------------
@@ -264,9 +276,10 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
 def pytest_runtest_call(item: pytest.Item) -> None:
     """Fail a test that passed although its service failed, or that forgot something open."""
     # Stopped here, because an exception is the test's only as long as its fixtures are there.
-    factory = getattr(item, "funcargs", {}).get("tailnet_service")
-    if isinstance(factory, ServiceFactory):
-        factory.stop()
+    for name in ("tailnet_service", "async_tailnet_service"):
+        factory = getattr(item, "funcargs", {}).get(name)
+        if isinstance(factory, (ServiceFactory, AsyncServiceFactory)):
+            factory.stop()
     if _check is not None:
         _complain(_check.forgotten())
 

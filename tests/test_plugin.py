@@ -272,6 +272,25 @@ def test_two(tailnet_service):
         with service.dial() as conn:
             assert conn.recv(1) == b""
 
+def test_dialed_when_it_is_over(tailnet_service):
+    service = tailnet_service(lambda listener, tn: None)
+    while service.listener.fileno() >= 0:
+        threading.Event().wait(0.01)
+    with pytest.raises(ConnectionRefusedError) as caught:
+        service.dial()
+    assert str(caught.value.__cause__).startswith("service 'service' is over: `serve` has returned")
+
+def test_dialed_when_it_is_over_async(async_tailnet_service):
+    async def serve(listener, tn):
+        pass
+    async def scenario():
+        async with async_tailnet_service(serve) as service:
+            await asyncio.sleep(0)  # it begins, and is over
+            with pytest.raises(ConnectionRefusedError) as caught:
+                await service.dial()
+            assert "`serve` has returned" in str(caught.value.__cause__)
+    asyncio.run(scenario())
+
 def test_stubborn(tailnet_service, monkeypatch):
     monkeypatch.setattr(services, "STOP_TIMEOUT", 0.1)
     over = threading.Event()
@@ -305,7 +324,20 @@ def test_async_stop(async_tailnet_service):
     asyncio.run(scenario())
 """,
     )
-    result.assert_outcomes(passed=7)
+    result.assert_outcomes(passed=9)
+
+
+def test_a_service_that_never_ran_fails_its_test(pytester: pytest.Pytester) -> None:
+    """`service = async_tailnet_service(serve)` and no `async with`: nothing was tested."""
+    result = project(
+        pytester,
+        """
+def test_it(async_tailnet_service):
+    async_tailnet_service(None)
+""",
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*async_tailnet_service: a service was made and never run: *"])
 
 
 def test_asyncio_fixtures_fit_anyios_plugin(pytester: pytest.Pytester) -> None:

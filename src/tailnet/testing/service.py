@@ -20,7 +20,7 @@ import contextlib
 import errno
 import inspect
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -147,8 +147,10 @@ class _Running:
         self._listen_on = address
         self._local: LocalNode | None = None
         self._listener: TailnetListener | None = None
+        self._address: Address | None = None
         self._stopping = False
         self._was_cut_off = False
+        self._has_returned = False
         self._error: BaseException | None = None
 
     @property
@@ -159,14 +161,15 @@ class _Running:
 
     @property
     def address(self) -> Address:
-        """Its (ip, port) on the tailnet."""
-        listening = self.listener
-        return listening.getsockname()
+        """Its (ip, port) on the tailnet, also when it is over."""
+        assert self._address is not None, "enter the service first: `with`, or `async with`"
+        return self._address
 
     def _begin(self) -> Steps[LocalNode]:
         """Join, listen, and return the node to call from."""
         self._local = yield from self._nodes.join(self._hostname)
         self._listener = yield from self._local.listen(self._listen_on, 128, None)
+        self._address = self._listener.getsockname()
         return (yield from self._nodes.caller())
 
     def _end(self) -> Steps[None]:
@@ -191,6 +194,17 @@ class _Running:
             return False
         self._error = error
         return True
+
+    @contextlib.contextmanager
+    def _explaining(self) -> Generator[None]:
+        """Name the cause where a service that has returned by itself refuses a connection."""
+        try:
+            yield
+        except ConnectionRefusedError as e:
+            if not self._has_returned or self._stopping:
+                raise
+            what = "`serve` has returned, and its listener was closed with that"
+            raise e from RuntimeError(f"service {self._hostname!r} is over: {what}")
 
     def _did_not_end(self) -> RuntimeError:
         return RuntimeError(
@@ -271,9 +285,11 @@ class Service(_Running):
         """Connect to it from `caller`; the socket keeps the timeout.
 
         Raises:
-            TailnetError: as of TailnetHandle.dial. Nothing is left of it.
+            TailnetError: as of TailnetHandle.dial; TailnetRefused, with the reason as its cause,
+                where the service is over. Nothing is left of it.
         """
-        return self.caller.create_connection(self.address, timeout)
+        with self._explaining():
+            return self.caller.create_connection(self.address, timeout)
 
     def stop(self) -> None:
         """End it and close its node. Idempotent.
@@ -309,6 +325,7 @@ class Service(_Running):
             if inspect.iscoroutine(result):
                 result.close()
                 raise TypeError("serve is a coroutine function: use AsyncService")
+            self._has_returned = True
         except BaseException as e:  # noqa: BLE001 - raised in the test, which reports it
             if self._failed(e):
                 self._cut_off()
@@ -363,8 +380,14 @@ class AsyncService(_Running):
         return AsyncTailnetHandle(self._local)
 
     async def dial(self, timeout: float | None = DIAL_TIMEOUT) -> TailnetSocket:
-        """Connect to it from `caller`; see AsyncTailnetHandle.dial."""
-        return await self.caller.dial(self.address, timeout=timeout)
+        """Connect to it from `caller`; see Service.dial."""
+        with self._explaining():
+            return await self.caller.dial(self.address, timeout=timeout)
+
+    @property
+    def was_entered(self) -> bool:
+        """Whether it was entered, and so has run."""
+        return self._local is not None
 
     async def __aenter__(self) -> Self:
         try:
@@ -411,6 +434,7 @@ class AsyncService(_Running):
             if not inspect.isawaitable(result):
                 raise TypeError("serve is not a coroutine function: use Service")
             await result
+            self._has_returned = True
         except asyncio.CancelledError:
             raise
         except BaseException as e:  # noqa: BLE001 - raised in the test, which reports it
