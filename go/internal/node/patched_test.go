@@ -1,7 +1,9 @@
 package node
 
 import (
+	"bytes"
 	"context"
+	"runtime"
 	"testing"
 	"time"
 
@@ -81,13 +83,17 @@ func (w wire) until(flags header.TCPFlags) header.TCP {
 
 // answer sends a segment to where one came from.
 func (w wire) answer(to header.TCP, flags header.TCPFlags, seq, ack uint32) {
+	w.send(to.DestinationPort(), to.SourcePort(), flags, seq, ack)
+}
+
+func (w wire) send(from, to uint16, flags header.TCPFlags, seq, ack uint32) {
 	b := make([]byte, header.IPv4MinimumSize+header.TCPMinimumSize)
 	ip := header.IPv4(b)
 	ip.Encode(&header.IPv4Fields{TotalLength: uint16(len(b)), TTL: 64, Protocol: uint8(header.TCPProtocolNumber),
 		SrcAddr: peerAddress, DstAddr: ourAddress})
 	ip.SetChecksum(^ip.CalculateChecksum())
 	segment := header.TCP(b[header.IPv4MinimumSize:])
-	segment.Encode(&header.TCPFields{SrcPort: to.DestinationPort(), DstPort: to.SourcePort(), SeqNum: seq, AckNum: ack,
+	segment.Encode(&header.TCPFields{SrcPort: from, DstPort: to, SeqNum: seq, AckNum: ack,
 		Flags: flags, DataOffset: header.TCPMinimumSize, WindowSize: 30000})
 	sum := header.PseudoHeaderChecksum(header.TCPProtocolNumber, peerAddress, ourAddress, header.TCPMinimumSize)
 	segment.SetChecksum(^checksum.Checksum(segment, sum))
@@ -96,42 +102,109 @@ func (w wire) answer(to header.TCP, flags header.TCPFlags, seq, ack uint32) {
 	p.DecRef()
 }
 
-// TestAFinSentAgainChangesNoState fails where build_patches.py was not applied.
-func TestAFinSentAgainChangesNoState(t *testing.T) {
+// newStack makes a netstack with one address, and the other end of its wire.
+func newStack(t *testing.T) (*stack.Stack, wire) {
 	s := stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol},
 	})
-	defer s.Close()
+	t.Cleanup(s.Close)
 	w := wire{t, channel.New(64, 1280, "")}
 	s.CreateNIC(1, w.link)
 	s.AddProtocolAddress(1, tcpip.ProtocolAddress{Protocol: header.IPv4ProtocolNumber,
 		AddressWithPrefix: ourAddress.WithPrefix()}, stack.AddressProperties{})
 	s.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: 1}})
+	return s, w
+}
+
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !is(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not so: %s", what)
+		}
+	}
+}
+
+func awaitState(t *testing.T, e tcpip.Endpoint, want tcp.EndpointState) {
+	t.Helper()
+	eventually(t, want.String(), func() bool { return tcp.EndpointState(e.State()) == want })
+}
+
+// TestAFinSentAgainChangesNoState fails where build_patches.py was not applied.
+func TestAFinSentAgainChangesNoState(t *testing.T) {
+	s, w := newStack(t)
 	var queue waiter.Queue
 	e, err := s.NewEndpoint(header.TCPProtocolNumber, header.IPv4ProtocolNumber, &queue)
 	if err != nil {
 		t.Fatal(err)
-	}
-	state := func(want tcp.EndpointState) {
-		t.Helper()
-		for end := time.Now().Add(10 * time.Second); tcp.EndpointState(e.State()) != want; time.Sleep(time.Millisecond) {
-			if time.Now().After(end) {
-				t.Fatalf("in state %v, not %v", tcp.EndpointState(e.State()), want)
-			}
-		}
 	}
 
 	e.Connect(tcpip.FullAddress{Addr: peerAddress, Port: 80})
 	syn := w.until(header.TCPFlagSyn)
 	ours := syn.SequenceNumber() + 1
 	w.answer(syn, header.TCPFlagSyn|header.TCPFlagAck, 0, ours)
-	state(tcp.StateEstablished)
+	awaitState(t, e, tcp.StateEstablished)
 	e.Close()
 	w.until(header.TCPFlagFin)
 	w.answer(syn, header.TCPFlagFin|header.TCPFlagAck, 1, ours) // crosses ours: it does not acknowledge it
-	state(tcp.StateClosing)
+	awaitState(t, e, tcp.StateClosing)
 	w.until(header.TCPFlagFin) // again, for nobody has acknowledged it
 	w.answer(syn, header.TCPFlagAck, 2, ours+1)
-	state(tcp.StateTimeWait)
+	awaitState(t, e, tcp.StateTimeWait)
+}
+
+// inTimeWait makes a connection from port 1000 that a Forwarder, as Tailscale's netstack has one,
+// accepts, and that our end closes first.
+func inTimeWait(t *testing.T, timeWait time.Duration) (wire, *tcp.Endpoint) {
+	s, w := newStack(t)
+	opt := tcpip.TCPTimeWaitTimeoutOption(timeWait)
+	s.SetTransportProtocolOption(header.TCPProtocolNumber, &opt)
+	accepted := make(chan tcpip.Endpoint, 2)
+	forwarder := tcp.NewForwarder(s, 0, 8, func(r *tcp.ForwarderRequest) {
+		var queue waiter.Queue
+		e, err := r.CreateEndpoint(&queue)
+		r.Complete(err != nil)
+		if err == nil {
+			accepted <- e
+		}
+	})
+	s.SetTransportProtocolHandler(header.TCPProtocolNumber, forwarder.HandlePacket)
+
+	w.send(1000, 80, header.TCPFlagSyn, 0, 0)
+	syn := w.until(header.TCPFlagSyn | header.TCPFlagAck)
+	w.answer(syn, header.TCPFlagAck, 1, syn.SequenceNumber()+1)
+	e := <-accepted
+	e.Close()
+	fin := w.until(header.TCPFlagFin)
+	w.answer(fin, header.TCPFlagFin|header.TCPFlagAck, 1, fin.SequenceNumber()+1)
+	awaitState(t, e, tcp.StateTimeWait)
+	return w, e.(*tcp.Endpoint)
+}
+
+// TestASynEndsTimeWait fails where build_patches.py was not applied.
+func TestASynEndsTimeWait(t *testing.T) {
+	w, _ := inTimeWait(t, time.Minute)
+	w.send(1000, 80, header.TCPFlagSyn, 5000, 0)
+	if syn := w.until(header.TCPFlagSyn); syn.AckNumber() != 5001 {
+		t.Errorf("acknowledges %d", syn.AckNumber())
+	}
+}
+
+// TestASynThatMeetsTheEndIsNotReset fails, most times, where build_patches.py was not applied: the
+// SYN waits to be looked at, and so does the end of TIME_WAIT. Either may be first.
+func TestASynThatMeetsTheEndIsNotReset(t *testing.T) {
+	for range 20 {
+		w, e := inTimeWait(t, 20*time.Millisecond)
+		e.LockUser()
+		w.send(1000, 80, header.TCPFlagSyn, 5000, 0)
+		eventually(t, "its time is over", func() bool {
+			all := make([]byte, 1<<20)
+			return bytes.Contains(all[:runtime.Stack(all, true)], []byte("timeWaitTimerExpired"))
+		})
+		e.UnlockUser()
+		if syn := w.until(header.TCPFlagSyn); syn.AckNumber() != 5001 {
+			t.Errorf("acknowledges %d", syn.AckNumber())
+		}
+	}
 }
