@@ -80,8 +80,10 @@ PATCHES = [
         "gvisor.dev/gvisor",
         "pkg/tcpip/transport/tcp/connect.go",
         "\tif ep == nil {\n\t\tif !s.flags.Contains(header.TCPFlagRst) {\n",
-        "\tif ep == nil {\n\t\tif s.flags.Contains(header.TCPFlagSyn) &&"
-        " e.stack.HandleUnmatched(ProtocolNumber, s.id, s.pkt) {\n\t\t\treturn\n\t\t}\n"
+        "\tif ep == nil {\n"
+        "\t\tif s.flags&(header.TCPFlagSyn|header.TCPFlagAck|header.TCPFlagRst) =="
+        " header.TCPFlagSyn && e.stack.HandleUnmatched(ProtocolNumber, s.id, s.pkt) {\n"
+        "\t\t\treturn\n\t\t}\n"
         "\t\tif !s.flags.Contains(header.TCPFlagRst) {\n",
     ),
     Patch(
@@ -89,8 +91,9 @@ PATCHES = [
         "pkg/tcpip/transport/tcp/connect.go",
         "\t\t\t\t\t\treturn false, reuseTW\n\t\t\t\t\t}\n\t\t\t\t}\n\t\t\t}\n",
         "\t\t\t\t\t\treturn false, reuseTW\n\t\t\t\t\t}\n\t\t\t\t}\n\t\t\t}\n"
-        "\t\t\treturn false, func() {\n\t\t\t\te.tryDeliverSegmentFromClosedEndpoint(s)\n"
-        "\t\t\t\ts.DecRef()\n\t\t\t}\n",
+        "\t\t\tif !s.flags.Contains(header.TCPFlagAck) {\n\t\t\t\treturn false, func() {\n"
+        "\t\t\t\t\te.tryDeliverSegmentFromClosedEndpoint(s)\n\t\t\t\t\ts.DecRef()\n"
+        "\t\t\t\t}\n\t\t\t}\n",
     ),
     # tsnet asks for the program's path, and does not start where /proc/self/exe is missing: in a
     # chroot, in a container without /proc. It takes from it a hostname and a state directory, which

@@ -180,6 +180,7 @@ func inTimeWait(t *testing.T, timeWait time.Duration) (wire, *tcp.Endpoint) {
 	e.Close()
 	fin := w.until(header.TCPFlagFin)
 	w.answer(fin, header.TCPFlagFin|header.TCPFlagAck, 1, fin.SequenceNumber()+1)
+	w.until(header.TCPFlagAck)
 	awaitState(t, e, tcp.StateTimeWait, tcp.StateClose) // it may be over before we look
 	return w, e.(*tcp.Endpoint)
 }
@@ -193,27 +194,43 @@ func TestASynEndsTimeWait(t *testing.T) {
 	}
 }
 
-// TestASynThatMeetsTheEndIsNotReset fails, most times, where build_patches.py was not applied: the
-// SYN waits to be looked at, and so does the end of TIME_WAIT. Either may be first.
+// TestASynThatMeetsTheEndIsNotReset fails where build_patches.py was not applied: the SYN waits to
+// be looked at, and so does the end of TIME_WAIT. Either may be first.
 func TestASynThatMeetsTheEndIsNotReset(t *testing.T) {
 	met := 0
 	for try := 0; met < 20 && try < 100; try++ {
-		w, e := inTimeWait(t, 20*time.Millisecond)
-		e.LockUser()
-		w.send(1000, 80, header.TCPFlagSyn, 5000, 0)
-		if e.EndpointState() == tcp.StateTimeWait { // now it stays so until we unlock
-			met++
-			eventually(t, "its time is over", func() bool {
-				all := make([]byte, 1<<20)
-				return bytes.Contains(all[:runtime.Stack(all, true)], []byte("timeWaitTimerExpired"))
-			})
-		}
-		e.UnlockUser()
-		if syn := w.until(header.TCPFlagSyn); syn.AckNumber() != 5001 {
-			t.Errorf("acknowledges %d", syn.AckNumber())
-		}
+		t.Run("", func(t *testing.T) { // its stack ends with it
+			w, e := inTimeWait(t, 20*time.Millisecond)
+			func() {
+				e.LockUser()
+				defer e.UnlockUser()
+				w.send(1000, 80, header.TCPFlagSyn, 5000, 0)
+				if e.EndpointState() != tcp.StateTimeWait { // else it stays so until we unlock
+					return
+				}
+				met++
+				eventually(t, "its time is over", func() bool {
+					all := make([]byte, 1<<20)
+					return bytes.Contains(all[:runtime.Stack(all, true)], []byte("timeWaitTimerExpired"))
+				})
+			}()
+			if syn := w.until(header.TCPFlagSyn); syn.AckNumber() != 5001 {
+				t.Errorf("acknowledges %d", syn.AckNumber())
+			}
+		})
 	}
 	if met == 0 {
 		t.Error("TIME_WAIT was always over before a SYN came: this tests nothing")
+	}
+}
+
+// TestASynAckLeavesTimeWait fails where a patch hands more than the SYN of a new connection on.
+func TestASynAckLeavesTimeWait(t *testing.T) {
+	w, e := inTimeWait(t, time.Minute)
+	w.send(1000, 80, header.TCPFlagSyn|header.TCPFlagAck, 5000, 1)
+	w.send(1000, 80, header.TCPFlagAck, 9000, 1) // is answered, in TIME_WAIT only, after what came before
+	w.until(header.TCPFlagAck)
+	if state := e.EndpointState(); state != tcp.StateTimeWait {
+		t.Errorf("in state %v", state)
 	}
 }

@@ -372,6 +372,7 @@ class AsyncService(_Running):
         self._serve = serve
         self._stop = stop
         self._task: asyncio.Task[None] | None = None
+        self.was_entered = False  # whether it was tried, at least
 
     @property
     def node(self) -> AsyncTailnetHandle:
@@ -384,12 +385,8 @@ class AsyncService(_Running):
         with self._explaining():
             return await self.caller.dial(self.address, timeout=timeout)
 
-    @property
-    def was_entered(self) -> bool:
-        """Whether it was entered, and so has run."""
-        return self._local is not None
-
     async def __aenter__(self) -> Self:
+        self.was_entered = True
         try:
             self.caller = AsyncTailnetHandle(await wait_async(self._begin()))
         except BaseException:
