@@ -59,6 +59,7 @@ type watcher struct {
 	stream *bridge.Stream
 	local  *local.Client
 	resync func()
+	state  string                    // as sent last: a bus that is taken up again begins with it
 	ids    map[tailcfg.NodeID]string // PeersRemoved has only the number
 	peers  map[string]peer           // as sent last: control may repeat a whole tailnet for one change
 	expiry keyExpiryEvent
@@ -69,7 +70,14 @@ func newWatcher(stream *bridge.Stream, lc *local.Client, resync func()) *watcher
 }
 
 // lost says that there is nobody to say more: a tailscaled is gone.
-func (w *watcher) lost() { w.send(stateEvent{"state", ipn.NoState.String()}) }
+func (w *watcher) lost() { w.cameTo(ipn.NoState) }
+
+func (w *watcher) cameTo(state ipn.State) {
+	if now := state.String(); now != w.state {
+		w.state = now
+		w.send(stateEvent{"state", now})
+	}
+}
 
 func (w *watcher) send(event any) {
 	if w.stream.Send(event) {
@@ -79,7 +87,7 @@ func (w *watcher) send(event any) {
 
 func (w *watcher) note(n ipn.Notify) {
 	if n.State != nil {
-		w.send(stateEvent{"state", n.State.String()})
+		w.cameTo(*n.State)
 	}
 	if n.BrowseToURL != nil && *n.BrowseToURL != "" {
 		w.send(loginEvent{"login", *n.BrowseToURL})
