@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tailnet import RetryPolicy, Tailnet, TailnetConfig, TailnetConfigError
+from tailnet import AsyncTailnet, RetryPolicy, Tailnet, TailnetConfig, TailnetConfigError
 from tailnet.errors import Code
 from tests.error_rows import locals_of
 
@@ -599,6 +599,15 @@ def test_document_has_the_fields_of_the_library() -> None:
     structure = re.search(r"type Config struct \{(.*?)\n\}", NODE_CONFIG.read_text(), re.DOTALL)
     assert structure
     assert set(re.findall(r'json:"(\w+)"', structure[1])) == set(TailnetConfig().to_native({}))
+
+
+@pytest.mark.parametrize("mistaken", [SECRET, {"auth_key": SECRET}])
+@pytest.mark.parametrize("face", [Tailnet, AsyncTailnet])
+def test_what_is_no_configuration_is_not_quoted(face: type, mistaken: object) -> None:
+    """A key in the configuration's place is in no message."""
+    with pytest.raises(TypeError, match=f"and not a {type(mistaken).__name__}$") as caught:
+        face(mistaken)
+    assert SECRET not in shown(caught.value)
 
 
 # --- the document ---

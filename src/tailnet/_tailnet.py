@@ -43,7 +43,8 @@ class TailnetBase:
             config = TailnetConfig(**fields)
         elif not isinstance(config, TailnetConfig):
             raise TypeError(
-                f"want a TailnetConfig, or fields by name (hostname='api'), and not {config!r}"
+                "want a TailnetConfig, or fields by name (hostname='api'), and not a "
+                f"{type(config).__name__}"  # and not what is in it: it may be a key
             )
         elif fields:
             config = config.model_copy(update=fields)
