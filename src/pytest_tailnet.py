@@ -141,12 +141,15 @@ def async_tailnet_pair(tailnet_pair: TailnetPair) -> AsyncTailnetPair:
 
 
 @pytest.fixture
-def async_tailnet_service(testnet: Testnet, _tailnet_nodes: Nodes) -> AsyncServiceFactory:
+def async_tailnet_service(testnet: Testnet, _tailnet_nodes: Nodes) -> Iterator[AsyncServiceFactory]:
     """Give what runs a service as a task; see tailnet.testing.service.AsyncService.
 
     `async with async_tailnet_service(serve) as service`; it runs in between.
     """
-    return AsyncServiceFactory(testnet, _tailnet_nodes)
+    factory = AsyncServiceFactory(testnet, _tailnet_nodes)
+    yield factory
+    if not _failed:
+        factory.stop()
 
 
 class ServiceFactory:
@@ -207,7 +210,8 @@ class AsyncServiceFactory:
 
     def stop(self) -> None:
         """Fail a test that has one made and not run."""
-        if not all(service.was_entered for service in self._services):
+        services, self._services = self._services, []
+        if not all(service.was_entered for service in services):
             pytest.fail(
                 "async_tailnet_service: a service was made and never run: "
                 "`async with async_tailnet_service(serve) as service` runs it",

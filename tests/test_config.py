@@ -594,6 +594,18 @@ def test_document_for_the_library() -> None:
     }
 
 
+def test_an_environment_that_is_given_has_the_control_server_and_the_key() -> None:
+    """They would be read of os.environ when it joins; a bad one is named, and not quoted."""
+    given = {"TS_CONTROL_URL": "http://given", "TS_AUTHKEY": SECRET, "TS_AUTH_KEY": "other"}
+    document = TailnetConfig.from_env(given).to_native({})
+    assert (document["control_url"], document["auth_key"]) == ("http://given", SECRET)
+    assert TailnetConfig.from_env(given, control_url="http://named").control_url == "http://named"
+    for name, bad in ("TS_CONTROL_URL", "ftp://host"), ("TS_AUTHKEY", f"{SECRET} {SECRET}"):
+        with pytest.raises(TailnetConfigError, match=f"from {name}") as caught:
+            TailnetConfig.from_env({name: bad})
+        assert SECRET not in shown(caught.value)
+
+
 def test_document_has_the_fields_of_the_library() -> None:
     """The document's names are those of the Go structure, which refuses any other."""
     structure = re.search(r"type Config struct \{(.*?)\n\}", NODE_CONFIG.read_text(), re.DOTALL)

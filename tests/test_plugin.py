@@ -280,6 +280,17 @@ def test_dialed_when_it_is_over(tailnet_service):
         service.dial()
     assert str(caught.value.__cause__).startswith("service 'service' is over: `serve` has returned")
 
+def test_dialed_when_it_has_failed(testnet):
+    def serve(listener, tn):
+        raise ZeroDivisionError
+    service = services.Service(testnet, serve)
+    with pytest.raises(ZeroDivisionError), service:
+        while service.listener.fileno() >= 0:
+            threading.Event().wait(0.01)
+        with pytest.raises(ConnectionRefusedError) as caught:
+            service.dial(None)  # which would wait for ever
+        assert "it raised ZeroDivisionError" in str(caught.value.__cause__)
+
 def test_dialed_when_it_is_over_async(async_tailnet_service):
     async def serve(listener, tn):
         pass
@@ -324,7 +335,7 @@ def test_async_stop(async_tailnet_service):
     asyncio.run(scenario())
 """,
     )
-    result.assert_outcomes(passed=9)
+    result.assert_outcomes(passed=10)
 
 
 def test_a_service_that_never_ran_fails_its_test(pytester: pytest.Pytester) -> None:
@@ -334,9 +345,23 @@ def test_a_service_that_never_ran_fails_its_test(pytester: pytest.Pytester) -> N
         """
 def test_it(async_tailnet_service):
     async_tailnet_service(None)
+
+def test_it_by_name(request):
+    request.getfixturevalue("async_tailnet_service")(None)
+
+def test_blamed_once(async_tailnet_service):
+    async_tailnet_service(None)
+    raise ZeroDivisionError
+
+def test_no_join(async_tailnet_service):
+    async def scenario():
+        async with async_tailnet_service(None, hostname="x" * 99):
+            pass
+    with pytest.raises(ValueError, match="hostname"):
+        asyncio.run(scenario())
 """,
     )
-    result.assert_outcomes(failed=1)
+    result.assert_outcomes(passed=2, failed=2, errors=1)  # by name, it is seen when it is torn down
     result.stdout.fnmatch_lines(["*async_tailnet_service: a service was made and never run: *"])
 
 

@@ -111,6 +111,14 @@ VARIABLES = {
     "TS_EPHEMERAL": "ephemeral",
 }
 
+# What else from_env() takes where it is given an environment: of the process's own, this is read
+# when the node joins. A later name wins.
+LATE_VARIABLES = {
+    "TS_CONTROL_URL": "control_url",
+    "TS_AUTH_KEY": "auth_key",
+    "TS_AUTHKEY": "auth_key",
+}
+
 
 def _split(value: Any) -> Any:
     if isinstance(value, str):
@@ -312,20 +320,25 @@ class TailnetConfig(Settings):
         So TS_SOCKET alone does not make a program use a tailscaled; `backend` is given by name.
 
         Args:
-            environ: The environment; None is os.environ.
+            environ: The environment, of which TS_CONTROL_URL and the key are taken too; None is
+                os.environ, of which those are read when the node joins.
             **fields: As of TailnetConfig.
         """
+        if environ is None:
+            return without_frames(lambda: cls._from_env(os.environ, VARIABLES, fields))
         return without_frames(
-            lambda: cls._from_env(os.environ if environ is None else environ, fields)
+            lambda: cls._from_env(environ, {**VARIABLES, **LATE_VARIABLES}, fields)
         )
 
     @classmethod
-    def _from_env(cls, environ: Mapping[str, str], fields: dict[str, Any]) -> Self:
+    def _from_env(
+        cls, environ: Mapping[str, str], variables: Mapping[str, str], fields: dict[str, Any]
+    ) -> Self:
         managed = bool(fields.get("tailscaled_managed"))
         unused, _ = _unused(fields.get("backend", "embedded"), managed=managed)
         found: dict[str, Any] = {
             field: environ[name]
-            for name, field in VARIABLES.items()
+            for name, field in variables.items()
             if environ.get(name) and field not in unused
         }
         try:
@@ -334,8 +347,8 @@ class TailnetConfig(Settings):
             said = str(e)
         names = [
             name
-            for name, field in VARIABLES.items()
-            if field in found.keys() - fields and f"{field}: " in said
+            for name, field in variables.items()
+            if field in found.keys() - fields and f"{field}: " in said and environ.get(name)
         ]
         raise TailnetConfigError(f"{said} (from {', '.join(names)})" if names else said)
 

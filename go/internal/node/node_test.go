@@ -1,8 +1,11 @@
 package node
 
 import (
+	"io"
 	"net/netip"
 	"os"
+	"slices"
+	"strings"
 	"testing"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -179,5 +182,35 @@ func TestChildProcessesKeepTheirEnvironment(t *testing.T) {
 	}
 	if err := (Process{}).fix(); !fault.Is(err, fault.Config) {
 		t.Errorf("another environment: %v", err)
+	}
+}
+
+// TestAStateIsToldOnce: a bus that is taken up again begins with the state.
+func TestAStateIsToldOnce(t *testing.T) {
+	fd, err := bridge.NewStream(func(s *bridge.Stream) {
+		w := newWatcher(s, nil, nil)
+		for _, state := range []ipn.State{ipn.Running, ipn.Running, ipn.NoState, ipn.NoState, ipn.Running} {
+			w.note(ipn.Notify{State: &state})
+		}
+		w.lost()
+		w.lost()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "stream")
+	defer f.Close()
+	told, err := io.ReadAll(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var states []string
+	for _, word := range strings.Split(string(told), "\"") {
+		if word == "Running" || word == "NoState" {
+			states = append(states, word)
+		}
+	}
+	if want := []string{"Running", "NoState", "Running", "NoState"}; !slices.Equal(states, want) {
+		t.Errorf("told %v, not %v", states, want)
 	}
 }

@@ -29,7 +29,7 @@ from .._node import LocalNode
 from .._tailnet import TailnetHandle
 from .._tailnet_async import AsyncTailnetHandle
 from .._wait import Steps, wait, wait_async
-from ..errors import TailnetClosed, TailnetError
+from ..errors import TailnetClosed, TailnetError, TailnetRefused
 from ..models import PeersChanged, parse_event
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class _Running:
         self._address: Address | None = None
         self._stopping = False
         self._was_cut_off = False
-        self._has_returned = False
+        self._ended = ""  # how the service ended by itself
         self._error: BaseException | None = None
 
     @property
@@ -193,18 +193,23 @@ class _Running:
         if self._stopping and (_means_closed(error) or self._was_cut_off):
             return False
         self._error = error
+        self._ended = f"it raised {type(error).__name__}"  # which is raised where it is stopped
         return True
 
     @contextlib.contextmanager
     def _explaining(self) -> Generator[None]:
-        """Name the cause where a service that has returned by itself refuses a connection."""
+        """Refuse, with the reason as the cause, where the service has ended by itself.
+
+        At once: the node of one that failed is closed, and a dial of it would wait for its timeout.
+        """
         try:
+            if self._ended and not self._stopping:
+                raise TailnetRefused(f"service {self._hostname!r} accepts no more connections")
             yield
-        except ConnectionRefusedError as e:
-            if not self._has_returned or self._stopping:
+        except TailnetRefused as e:
+            if not self._ended or self._stopping:
                 raise
-            what = "`serve` has returned, and its listener was closed with that"
-            raise e from RuntimeError(f"service {self._hostname!r} is over: {what}")
+            raise e from RuntimeError(f"service {self._hostname!r} is over: {self._ended}")
 
     def _did_not_end(self) -> RuntimeError:
         return RuntimeError(
@@ -286,7 +291,7 @@ class Service(_Running):
 
         Raises:
             TailnetError: as of TailnetHandle.dial; TailnetRefused, with the reason as its cause,
-                where the service is over. Nothing is left of it.
+                where the service has ended by itself. Nothing is left of it.
         """
         with self._explaining():
             return self.caller.create_connection(self.address, timeout)
@@ -325,7 +330,7 @@ class Service(_Running):
             if inspect.iscoroutine(result):
                 result.close()
                 raise TypeError("serve is a coroutine function: use AsyncService")
-            self._has_returned = True
+            self._ended = "`serve` has returned"
         except BaseException as e:  # noqa: BLE001 - raised in the test, which reports it
             if self._failed(e):
                 self._cut_off()
@@ -431,8 +436,9 @@ class AsyncService(_Running):
             if not inspect.isawaitable(result):
                 raise TypeError("serve is not a coroutine function: use Service")
             await result
-            self._has_returned = True
+            self._ended = "`serve` has returned"
         except asyncio.CancelledError:
+            self._ended = "its task was cancelled"
             raise
         except BaseException as e:  # noqa: BLE001 - raised in the test, which reports it
             if self._failed(e):
