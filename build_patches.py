@@ -95,6 +95,30 @@ PATCHES = [
         "\t\t\t\t\te.tryDeliverSegmentFromClosedEndpoint(s)\n\t\t\t\t\ts.DecRef()\n"
         "\t\t\t\t}\n\t\t\t}\n",
     ),
+    # Who cannot reach the control server asks some of Tailscale's relays for its address: where its
+    # name does not resolve, and also where nobody listens there. They know Tailscale's own names.
+    # Of another control server they learn the name, and cannot answer; meanwhile ten seconds pass,
+    # and the reason is lost. tests/test_hermetic.py has both cases.
+    Patch(
+        "tailscale.com",
+        "net/dnscache/dnscache.go",
+        '\t"strconv"\n',
+        '\t"strconv"\n\t"strings"\n',
+    ),
+    Patch(
+        "tailscale.com",
+        "net/dnscache/dnscache.go",
+        "\tif (err != nil || len(ips) == 0) && r.LookupIPFallback != nil {\n",
+        "\tif (err != nil || len(ips) == 0) && r.LookupIPFallback != nil &&"
+        ' strings.HasSuffix(host, ".tailscale.com") {\n',
+    ),
+    Patch(
+        "tailscale.com",
+        "net/dnscache/dnscache.go",
+        "\tif d.dnsCache.LookupIPFallback == nil {\n",
+        "\tif d.dnsCache.LookupIPFallback == nil ||"
+        ' !strings.HasSuffix(dc.host, ".tailscale.com") {\n',
+    ),
     # tsnet asks for the program's path, and does not start where /proc/self/exe is missing: in a
     # chroot, in a container without /proc. It takes from it a hostname and a state directory, which
     # this library always gives. The patch lets Linux do without, as other systems already may.

@@ -52,6 +52,11 @@ def test_an_offline_tailnet_stays_inside() -> None:
 
 
 def test_a_control_server_that_does_not_resolve() -> None:
-    """It is a TailnetConnectError; the resolver was asked, and then what Tailscale's code has."""
-    packets = {packet.split()[1] for packet in inside("resolve")}
-    assert "192.0.2.53" in packets
+    """It is a TailnetConnectError; the resolver was asked for it, and nobody else."""
+    assert {packet.split()[1] for packet in inside("no_resolver")} == {"192.0.2.53"}
+
+
+@pytest.mark.parametrize("scenario", ["no_such_name", "nobody_listens"])
+def test_a_control_server_that_is_not_there(scenario: str) -> None:
+    """It is a TailnetConnectError at once; nobody else is asked where it may be."""
+    assert inside(scenario) == []

@@ -354,7 +354,9 @@ def address_text(address: Any) -> str:
             return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         case _:
             pass
-    raise TailnetConfigError(f'address {address!r}: want "host:port" or (host, port)')
+    raise TailnetConfigError(
+        f'address {address!r}: want "host:port" or (host, port), a text and a number'
+    )
 
 
 def target_text(target: Any) -> str:

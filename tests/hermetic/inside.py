@@ -18,8 +18,13 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 
+import pytest
+
+RESOLVER = "192.0.2.53"  # what resolv.conf says; behind the tap
+NXDOMAIN = b"\x81\x83"  # the second 16 bits of an answer: there is no such name
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000  # <linux/if_tun.h>
 
 
@@ -96,30 +101,56 @@ def tailnet() -> None:
         assert caller.status().state == "Running"
 
 
-def resolve() -> None:
-    """Join a control server whose name nobody can resolve."""
-    import time
-
+def fails_to_join(control_url: str, within: float, why: str) -> None:
+    """See that this control server is a TailnetConnectError in time, which says what and why."""
     from tailnet import RetryPolicy, Tailnet, TailnetConnectError
     from tailnet.testing import Testnet
 
     with Testnet() as net:  # for its knobs
+        config = net.config("lost", control_url=control_url, retry=RetryPolicy(retries=0))
         began = time.monotonic()
-        tailnet = Tailnet(
-            net.config("lost", control_url="http://control.invalid", retry=RetryPolicy(retries=0))
-        )
-        with contextlib.closing(tailnet), contextlib.suppress(TailnetConnectError):
-            tailnet.up()
-            raise AssertionError("joined")
-        assert time.monotonic() - began < 15, time.monotonic() - began
+        with contextlib.closing(Tailnet(config)) as tailnet:
+            with pytest.raises(TailnetConnectError) as failed:
+                tailnet.up()
+            assert time.monotonic() - began < within, time.monotonic() - began
+    assert control_url in str(failed.value), failed.value
+    assert why in str(failed.value), failed.value
 
 
-SCENARIOS: dict[str, Callable[[], None]] = {"leak": leak, "tailnet": tailnet, "resolve": resolve}
+def no_resolver() -> None:
+    """Join a control server whose name nobody resolves: the resolver does not answer."""
+    fails_to_join("http://control.invalid", within=15, why="no answer")
+
+
+def no_such_name() -> None:
+    """Join one whose name does not exist, says the resolver."""
+    ip("addr", "add", f"{RESOLVER}/32", "dev", "lo")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind((RESOLVER, 53))
+
+        def answer() -> None:
+            while True:
+                question, asker = server.recvfrom(512)
+                server.sendto(question[:2] + NXDOMAIN + question[4:], asker)
+
+        threading.Thread(target=answer, daemon=True).start()
+        fails_to_join("http://control.invalid", within=5, why="no such host")
+
+
+def nobody_listens() -> None:
+    """Join one whose name resolves to this machine, where nobody listens at the port."""
+    fails_to_join("http://localhost:1", within=5, why="connection refused")
+
+
+SCENARIOS: dict[str, Callable[[], None]] = {
+    scenario.__name__: scenario
+    for scenario in (leak, tailnet, no_resolver, no_such_name, nobody_listens)
+}
 
 
 def main() -> None:
     """Run the scenario, then read what came."""
-    resolv_conf("nameserver 192.0.2.53\n")
+    resolv_conf(f"nameserver {RESOLVER}\n")
     tap = open_tap()
     SCENARIOS[sys.argv[1]]()
     os.set_blocking(tap, False)
