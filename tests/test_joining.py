@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -122,6 +123,32 @@ def test_the_key_comes_from_the_environment_when_joining(
     monkeypatch.setenv("TS_AUTHKEY", net.auth_key)
     assert tailnet.up().hostname == "env"
     tailnet.close()
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_the_port_for_peers_is_the_one_given(
+    net: Testnet, caplog: pytest.LogCaptureFixture, taken: bool
+) -> None:
+    """The node has the UDP port that it was given; where another has it, it warns and goes on."""
+    caplog.set_level("WARNING", "tailnet")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        port = 20_000 + os.getpid() % 10_000  # none that the kernel gives to others meanwhile
+        other.bind(("0.0.0.0", port))
+        if not taken:
+            other.close()
+
+        def told() -> bool:
+            return any(f"cannot have UDP port {port}" in r.getMessage() for r in caplog.records)
+
+        with net.tailnet("ported", port=port):
+            if taken:
+                eventually("it warns", told)
+            with (
+                socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again,
+                pytest.raises(OSError, match="in use"),
+            ):
+                again.bind(("0.0.0.0", port))
+    assert told() == taken
 
 
 def test_two_control_servers_do_not_mix(face: Face, net: Testnet) -> None:

@@ -170,7 +170,8 @@ class TailnetHandle(HandleBase):
         Args:
             address: ":80" or "0.0.0.0:80" for every address of the node, "ip:port" for one;
                 port 0 picks one (`getsockname()` tells). Or (host, port).
-            backlog: How many connections may wait for accept(); beyond, peers are refused.
+            backlog: How many connections may wait for accept(), and as many again for their
+                places; beyond, peers are refused.
             timeout: Seconds for listening to begin.
 
         Raises:

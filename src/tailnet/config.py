@@ -200,7 +200,12 @@ class TailnetConfig(Settings):
     ephemeral: bool = Field(
         default=False, description="Whether control forgets the node once it is gone."
     )
-    port: int = Field(default=0, ge=0, le=65535, description="UDP port for peers. 0 picks one.")
+    port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="UDP port for peers. 0 picks one; so does one that is taken, with a warning.",
+    )
     backend: Literal["embedded", "tailscaled"] = Field(
         default="embedded", description="A node in this process, or a tailscaled that runs."
     )

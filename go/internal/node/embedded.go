@@ -120,6 +120,10 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 	if err != nil {
 		return nil, startError(e.cfg, e.log, err)
 	}
+	// magicsock takes another port where it cannot have this one, and tells only its log.
+	if has := s.ts.Sys().MagicSock.Get().LocalPort(); e.cfg.Port != 0 && has != e.cfg.Port {
+		e.log.at("warning")("cannot have UDP port %d, so peers reach this node at %d; see who has it, or give another port", e.cfg.Port, has)
+	}
 	lc, err := s.ts.LocalClient()
 	if err != nil {
 		return nil, fault.New(fault.Internal, "no LocalAPI: %v", err)
