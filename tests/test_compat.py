@@ -321,16 +321,19 @@ def test_tls_in_threads(
 
     address = given_away.getsockname()
     given_away.settimeout(WAIT)
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(1) as pool:
         serving = pool.submit(serve)
         near = client.create_connection(address, WAIT)
-        with tls.client.wrap_socket(near, server_hostname=server.fqdn) as outer:
-            sending = pool.submit(outer.sendall, BODY)
-            data = b""
-            while len(data) < len(BODY):
-                data += outer.recv(1 << 16)
-            assert data == BODY
-            sending.result(WAIT)
+        with (
+            tls.client.wrap_socket(near, server_hostname=server.fqdn) as outer,
+            outer.makefile("rb") as echo,
+        ):
+            # In turn: ssl does not survive one thread that reads while another writes. Seen with
+            # Python 3.11 over loopback TCP: so used, 3 of 100 such connections were broken.
+            for start in range(0, len(BODY), 1 << 16):
+                part = BODY[start : start + (1 << 16)]
+                outer.sendall(part)
+                assert echo.read(len(part)) == part
             outer.unwrap().close()
         serving.result(WAIT)
 
