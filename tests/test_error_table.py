@@ -82,6 +82,19 @@ def full_disk(place: Place) -> object:
     return place.up(state_dir=state)
 
 
+def nearly_full_disk(place: Place) -> object:
+    """Join where there is room to begin with, and none to go on."""
+    state = place.tmp_path / "nearly_full"
+    state.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "none", state], check=True)
+    place.stack.callback(lambda: subprocess.run(["umount", "--lazy", state], check=True))
+    with (state / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    os.truncate(state / "ballast", (state / "ballast").stat().st_size - (32 << 10))
+    return place.up(state_dir=state / "node")
+
+
 def read_only(place: Place) -> object:
     state = place.tmp_path / "kept"
     state.mkdir()
@@ -136,8 +149,9 @@ def taken(place: Place) -> object:
     return place.tn.listen(":8080")
 
 
-def no_descriptors(place: Place) -> object:
-    """Ask while not one descriptor is left."""
+@contextlib.contextmanager
+def descriptors(left: int) -> Iterator[None]:
+    """Leave this process no more than so many."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
     taken: list[int] = []
@@ -145,11 +159,21 @@ def no_descriptors(place: Place) -> object:
         with contextlib.suppress(OSError):
             while True:
                 taken.append(os.dup(0))
-        return place.tn.status()
+        for _ in range(left):
+            os.close(taken.pop())
+        yield
     finally:
         for fd in taken:
             os.close(fd)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def no_descriptors(place: Place) -> object:
+    """Ask while not one descriptor is left."""
+    try:
+        with descriptors(0):
+            return place.tn.status()
+    finally:
         assert place.tn.status().state == "Running"
 
 
@@ -202,7 +226,7 @@ UP = [
         "waits for an admin",
         "call up() again then",
         TailnetAuthError,
-        note="the next `up()` goes on waiting",
+        note="each `up()` looks for a second; with `on_login` it waits",
     ),
     Row(
         "nobody listens at the control server's address",
@@ -220,6 +244,15 @@ UP = [
         2,
         "500",
         "and the server",
+        ConnectionError,
+    ),
+    Row(
+        "what answers is no control server: a proxy, or a network's login page",
+        lambda p: p.broken("status", status=200),
+        TailnetConnectError,
+        2,
+        "is no control server",
+        "check control_url",
         ConnectionError,
     ),
     Row(
@@ -294,6 +327,17 @@ UP = [
         "is corrupt",
         "restore it",
         ValueError,
+    ),
+    Row(
+        "its disk becomes full while the node joins",
+        nearly_full_disk,
+        TailnetResourceError,
+        2,
+        "no space left",
+        "make room",
+        OSError,
+        errno.ENOSPC,
+        needs_root=True,
     ),
     Row(
         "its disk is full",
@@ -538,6 +582,22 @@ def test_cause(
     assert took < row.within
     if row.cls is TailnetTimeout and row.provoke is deadline:
         assert isinstance(error.__cause__, TailnetConnectError)
+
+
+def test_any_number_of_descriptors(net: Testnet) -> None:
+    """However few are left, listening works, or says that there are too few."""
+    told: list[TailnetResourceError] = []
+    with nothing_left(), net.tailnet("scarce") as tn:
+        for left in range(12):
+            try:
+                with descriptors(left), tn.listen(":91"):
+                    pass
+            except TailnetResourceError as e:
+                told.append(e)
+        tn.listen(":91").close()
+    assert 1 <= len(told) < 12
+    assert {e.errno for e in told} == {errno.EMFILE}
+    assert all("raise the limit" in str(e) for e in told)
 
 
 def test_every_class_has_a_cause() -> None:

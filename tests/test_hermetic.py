@@ -60,3 +60,8 @@ def test_a_control_server_that_does_not_resolve() -> None:
 def test_a_control_server_that_is_not_there(scenario: str) -> None:
     """It is a TailnetConnectError at once; nobody else is asked where it may be."""
     assert inside(scenario) == []
+
+
+def test_a_machine_without_a_network() -> None:
+    """It is a TailnetConnectError that says so, and not that the server does not answer."""
+    assert inside("no_network") == []

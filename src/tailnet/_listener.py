@@ -26,13 +26,13 @@ import socket
 import struct
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Protocol, cast
 
 from . import _lib, _ops
 from ._scratch import Scratch
 from ._socket import Address, TailnetSocket, TcpLike, parse_peer_name
-from .errors import TailnetClosed, TailnetConfigError
+from .errors import TailnetClosed, TailnetConfigError, TailnetResourceError
 
 if TYPE_CHECKING:
     from ._node import LocalNode
@@ -43,6 +43,15 @@ __all__ = ["TailnetListener"]
 log = logging.getLogger("tailnet")
 
 _ANY = frozenset({"", "0.0.0.0", "::"})
+
+# What this machine can run out of, and what helps: as in go/internal/fault.
+_LACKS = {
+    errno.EMFILE: "close some files or sockets, or raise the limit (ulimit -n)",
+    errno.ENFILE: "raise this machine's limit (fs.file-max)",
+    errno.ENOSPC: "make room in the temporary directory",
+    errno.EDQUOT: "make room in the temporary directory",
+    errno.ENOMEM: "free some memory",
+}
 
 _MOST_KNOCKS = 256  # more processes and threads than this do not accept on one listener
 
@@ -56,7 +65,8 @@ def listen(
     number: object = backlog  # from callers who may not check types
     if type(number) is not int or not 1 <= number < 1 << 31:
         raise TailnetConfigError(f"backlog: want a number, at least 1, and not {backlog!r}")
-    listening = Listening(node, backlog)
+    with _room(node, address):
+        listening = Listening(node, backlog)
     try:
         answer = yield from _ops.reply(
             _lib.listen(
@@ -68,10 +78,23 @@ def listen(
             f"node {node.name!r} to listen on {address}",
         )
         listening.begin(**answer)
-        return TailnetListener(os.dup(listening.socket.fileno()), listening)
+        with _room(node, address):
+            return TailnetListener(os.dup(listening.socket.fileno()), listening)
     except BaseException:
         listening.end()
         raise
+
+
+@contextlib.contextmanager
+def _room(node: LocalNode, address: str) -> Generator[None]:
+    """Say what it is for that this machine has run out of something."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in _LACKS:
+            raise
+        what = f"node {node.name!r} cannot listen on {address}: {e.strerror}"
+        raise TailnetResourceError(f"{what}; {_LACKS[e.errno]}", number=e.errno) from e
 
 
 class _Accept(Protocol):

@@ -145,9 +145,10 @@ class LocalNode:
             _lib.require_usable()
             return
         handle = yield from self._made(deadline)
-        answer = yield from _ops.reply(
-            _lib.node_up(handle, args), deadline, f"node {self.name!r} to join the tailnet"
-        )
+        with self._or_closed():
+            answer = yield from _ops.reply(
+                _lib.node_up(handle, args), deadline, f"node {self.name!r} to join the tailnet"
+            )
         self.hostname, self.fqdn = answer["hostname"], answer["fqdn"]
         self.ips = tuple(ipaddress.ip_address(ip) for ip in answer["ips"])
         self.joined = True

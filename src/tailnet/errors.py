@@ -154,7 +154,8 @@ class TailnetLoginRequired(TailnetAuthError):
 class TailnetApprovalRequired(TailnetAuthError):
     """The machine has logged in and waits for an admin of the tailnet.
 
-    The node stays pending until its `Tailnet` is closed: the next `up()` goes on waiting.
+    The node stays pending until its `Tailnet` is closed: each `up()` looks whether it is approved,
+    for a second, and with `on_login` until it is.
     """
 
     code = Code.APPROVAL_REQUIRED

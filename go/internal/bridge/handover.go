@@ -127,7 +127,7 @@ func NewAcceptor(conns *Conns, path string, backlog int, ends Ends) (*Acceptor, 
 	}
 	file, dial, err := openSocketFile(path)
 	if err != nil {
-		return nil, fault.New(fault.Argument, "cannot open the listening socket %s: %v", path, err)
+		return nil, fault.For(fault.Argument, err, "cannot open the listening socket %s", path)
 	}
 	return &Acceptor{conns: conns, file: file, dial: dial, nonce: newNonce(),
 		backlog: int64(max(backlog, 1)), ends: ends, closed: make(chan struct{})}, nil

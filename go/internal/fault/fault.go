@@ -63,7 +63,7 @@ func Of(err error) *Error {
 	if errors.As(err, &e) {
 		return e
 	}
-	return New(Internal, "unexpected error: %v", err)
+	return For(Internal, err, "unexpected error")
 }
 
 // lacks is what a machine can run out of, and what helps. The text of ENFILE begins with that of

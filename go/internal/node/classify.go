@@ -19,6 +19,7 @@ What is seen on the IPN bus while a node joins, and what it means (design, secti
 
 	ErrMessage, "tailnet requires logging"            Unsupported
 	ErrMessage, rate limited (HTTP 429)               Connect, with retry_after
+	ErrMessage, what it sent is no key                Connect: a proxy or a login page answered
 	ErrMessage, any other                             Auth: it is control's answer to a registration
 	health login-state, HTTP 400/401/403 at register  Auth: headscale says it this way
 	health login-state, any other way to control      Connect, with that cause
@@ -106,6 +107,9 @@ func (p *progress) decide(c *Config, waitForPerson bool) (running bool, _ *fault
 		e := fault.New(fault.Connect, "%s: %s", c.controlName(), said)
 		e.RetryAfter = retryAfter(said)
 		return false, e
+	case strings.Contains(said, "key hex has the wrong size"):
+		said, _, _ = strings.Cut(said, "\n")
+		return false, fault.New(fault.Connect, "what answers as %s is no control server (%s); check control_url, and whether a proxy or a network's login page answers instead", c.controlName(), said)
 	case said != "":
 		return false, c.refused(said)
 	case refusedRegistration.MatchString(p.loginError):

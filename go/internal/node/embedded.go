@@ -4,10 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -71,6 +74,8 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 			s.release()
 		}
 	}()
+	debug := e.log.at("debug")
+	var noPort atomic.Value // what magicsock tells only its log
 	s.ts = &tsnet.Server{
 		Dir:           e.cfg.StateDir,
 		Hostname:      e.cfg.Hostname,
@@ -81,7 +86,12 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 		Port:          e.cfg.Port,
 		AdvertiseTags: e.cfg.Tags,
 		UserLogf:      e.log.at("info"),
-		Logf:          e.log.at("debug"),
+		Logf: func(format string, args ...any) {
+			if strings.Contains(format, "unable to bind") {
+				noPort.Store(fmt.Sprintf(format, args...))
+			}
+			debug(format, args...)
+		},
 	}
 	if e.cfg.StateDir == "" {
 		if s.scratch, err = os.MkdirTemp("", "tailnet-scratch-"); err == nil {
@@ -94,8 +104,8 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 			return nil, fault.For(fault.Config, err, "no temporary directory for ephemeral node %q", e.cfg.Hostname)
 		}
 		s.ts.Dir = s.scratch
-		if s.ts.Store, err = mem.New(e.log.at("debug"), ""); err != nil {
-			return nil, fault.New(fault.Internal, "state in memory: %v", err)
+		if s.ts.Store, err = mem.New(debug, ""); err != nil {
+			return nil, fault.For(fault.Internal, err, "state in memory")
 		}
 	} else if s.lock, err = lockState(e.cfg.StateDir); err != nil {
 		return nil, err
@@ -118,6 +128,9 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 		return nil, ctx.Err()
 	}
 	if err != nil {
+		if why := noPort.Load(); why != nil && strings.Contains(err.Error(), "failed to bind any ports") {
+			err = fmt.Errorf("%w: %v", err, why)
+		}
 		return nil, startError(e.cfg, e.log, err)
 	}
 	// magicsock takes another port where it cannot have this one, and tells only its log.
@@ -126,11 +139,12 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 	}
 	lc, err := s.ts.LocalClient()
 	if err != nil {
-		return nil, fault.New(fault.Internal, "no LocalAPI: %v", err)
+		return nil, fault.For(fault.Internal, err, "no LocalAPI")
 	}
 	s.idle = &http.Transport{DialContext: lc.Dial}
 	s.local = &local.Client{Dial: lc.Dial, Transport: s.idle}
 	s.slow = s.local
+	s.offline = func() bool { return !s.ts.Sys().NetMon.Get().InterfaceState().AnyInterfaceUp() }
 	var ok bool
 	if s.stack, ok = s.ts.Sys().Netstack.Get().(*netstack.Impl); !ok {
 		return nil, fault.New(fault.Internal, "tsnet runs without its netstack")
@@ -269,7 +283,7 @@ func (e *embedded) close() {
 // every start, and a serve configuration of an earlier run may still be on disk.
 func (s *server) settle(ctx context.Context, c *Config) error {
 	if err := s.local.SetServeConfig(ctx, new(ipn.ServeConfig)); err != nil {
-		return fault.New(fault.Internal, "clearing the serve configuration: %v", err)
+		return fault.For(fault.Internal, err, "node %q cannot keep its state", c.Hostname)
 	}
 	prefs := &ipn.MaskedPrefs{
 		Prefs:                ipn.Prefs{RouteAll: c.AcceptRoutes, AdvertiseRoutes: c.routes},
@@ -280,15 +294,15 @@ func (s *server) settle(ctx context.Context, c *Config) error {
 	if c.ExitNode != "" {
 		st, err := s.local.Status(ctx)
 		if err != nil {
-			return fault.New(fault.Internal, "status: %v", err)
+			return fault.For(fault.Internal, err, "status")
 		}
 		if err := prefs.Prefs.SetExitNodeIP(c.ExitNode, st); err != nil {
-			return fault.New(fault.Config, "exit_node: %v", err)
+			return fault.New(fault.Config, "exit_node %q: %v; give the name or the IP address of a peer that is one", c.ExitNode, err)
 		}
 		prefs.ExitNodeIDSet, prefs.ExitNodeIPSet = true, true
 	}
 	if _, err := s.local.EditPrefs(ctx, prefs); err != nil {
-		return fault.New(fault.Config, "routes or exit node: %v", err)
+		return fault.For(fault.Config, err, "routes or exit node")
 	}
 	return nil
 }

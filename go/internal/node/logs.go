@@ -52,6 +52,9 @@ func Logs(s *bridge.Stream) {
 // secrets matches Tailscale's keys of every kind, wherever a line may carry one.
 var secrets = regexp.MustCompile(`tskey-[a-z]+-[A-Za-z0-9_-]+|(privkey|nodekey-priv|mkey-priv):[0-9a-f]+`)
 
+// password matches that of a URL, such as a proxy's.
+var password = regexp.MustCompile(`(://[^\s/:@"]*:)[^\s/@"]+@`)
+
 // A logger writes the lines of one node.
 type logger struct {
 	node   string
@@ -91,6 +94,7 @@ func (l *logger) redact(text string) string {
 	for _, s := range l.secret {
 		text = strings.ReplaceAll(text, s, "[secret]")
 	}
+	text = password.ReplaceAllString(text, "${1}[secret]@")
 	return secrets.ReplaceAllString(text, "[secret]")
 }
 

@@ -160,6 +160,10 @@ func TestSecretsLeaveNoLogLine(t *testing.T) {
 			t.Errorf("%q stays", text)
 		}
 	}
+	const proxy = `using proxy "http://user:hunter2@10.0.0.1:3128" for URL: "https://example.com:443/a@b"`
+	if got, want := l.redact(proxy), strings.Replace(proxy, "hunter2", "[secret]", 1); got != want {
+		t.Errorf("a proxy's password: %s, want %s", got, want)
+	}
 }
 
 func TestChildProcessesKeepTheirEnvironment(t *testing.T) {

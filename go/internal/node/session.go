@@ -38,6 +38,9 @@ type session struct {
 	// is none.
 	whyGone func(ctx context.Context) error
 
+	// offline reports whether this machine has no network; nil where a daemon would know.
+	offline func() bool
+
 	// stranger says that a status is another node's; nil where it cannot be.
 	stranger func(*ipnstate.Status) error
 
@@ -137,7 +140,7 @@ func (s *session) unanswered(what string, err error) error {
 	if s.where != "" && silent(err) {
 		return doesNotAnswer(s.where)
 	}
-	return fault.New(fault.Internal, "%s: %v", what, err)
+	return fault.For(fault.Internal, err, "%s", what)
 }
 
 // whois answers with Tailscale's own document. Python keeps it (_node.py).

@@ -126,6 +126,9 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 				w.loginError, w.stale, w.heard = said, "", false
 				break
 			}
+			if s.offline != nil && s.offline() {
+				return fault.New(fault.Connect, "%s was not asked for %v: this machine has no network; connect it", c.controlName(), c.connectTimeout())
+			}
 			return fault.New(fault.Connect, "no answer from %s within %v (state %v); check the server, or raise connect_timeout", c.controlName(), c.connectTimeout(), w.state)
 		case <-loginGrace.C:
 			if !args.WaitForPerson {
@@ -189,6 +192,9 @@ func startError(c *Config, l *logger, err error) error {
 		return fault.New(fault.Auth, "the client secret was not accepted: %s; check client_secret, and the tags that it may give", text)
 	}
 	f := fault.For(fault.Config, err, "node %q cannot start in %s", c.Hostname, cmp.Or(c.StateDir, "a temporary directory"))
+	if strings.Contains(text, "MachineKey") { // the file is JSON, but what is in it is no key
+		f.Message += "; restore the state, or remove it to join as a new machine"
+	}
 	f.Message = l.redact(f.Message)
 	return f
 }
