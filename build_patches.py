@@ -119,6 +119,15 @@ PATCHES = [
         "\tif d.dnsCache.LookupIPFallback == nil ||"
         ' !strings.HasSuffix(dc.host, ".tailscale.com") {\n',
     ),
+    # Of a control server that has plain HTTP only, a dial that fails is told to nobody, as if one
+    # by HTTPS were under way: it ends after 5 seconds or more, and all who want a connection wait
+    # for it. Seen: after a Ctrl-C in one of 17 joins, the logout of an ephemeral node waited so.
+    Patch(
+        "tailscale.com",
+        "control/controlhttp/client.go",
+        "\t\t\tif err80 != nil && err443 != nil {\n",
+        "\t\t\tif err80 != nil && (err443 != nil || u443 == nil) {\n",
+    ),
     # tsnet asks for the program's path, and does not start where /proc/self/exe is missing: in a
     # chroot, in a container without /proc. It takes from it a hostname and a state directory, which
     # this library always gives. The patch lets Linux do without, as other systems already may.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"runtime"
 	"slices"
 	"testing"
@@ -19,6 +20,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack/gro"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
+	"tailscale.com/control/controlhttp"
+	"tailscale.com/types/key"
 )
 
 // delivered counts what a netstack would be given.
@@ -232,5 +235,24 @@ func TestASynAckLeavesTimeWait(t *testing.T) {
 	w.until(header.TCPFlagAck)
 	if state := e.EndpointState(); state != tcp.StateTimeWait {
 		t.Errorf("in state %v", state)
+	}
+}
+
+// TestAControlServerOfPlainHTTPFailsAtOnce waits for the deadline where build_patches.py was not applied.
+func TestAControlServerOfPlainHTTPFailsAtOnce(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, port, _ := net.SplitHostPort(ln.Addr().String())
+	ln.Close()
+	d := &controlhttp.Dialer{
+		Hostname: host, HTTPPort: port, HTTPSPort: controlhttp.NoPort, Dialer: new(net.Dialer).DialContext,
+		MachineKey: key.NewMachine(), ControlKey: key.NewMachine().Public(), ProtocolVersion: 1,
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
+	defer cancel()
+	if _, err := d.Dial(ctx); err == nil || ctx.Err() != nil {
+		t.Errorf("%v, deadline: %v", err, ctx.Err())
 	}
 }
