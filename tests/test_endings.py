@@ -208,6 +208,18 @@ def test_calls_that_a_close_overtakes(net: Testnet) -> None:
                 )
 
 
+def test_a_close_overtakes_who_joins() -> None:
+    """Each of several threads in up() is told which node was closed."""
+    with nothing_left(), Testnet() as own, ThreadPoolExecutor(4) as pool:
+        own.control.fault("hang")
+        tailnet = own.tailnet("brief")
+        joining = [pool.submit(tailnet.up) for _ in range(4)]
+        tailnet.close()
+        for ended in joining:
+            with pytest.raises(TailnetClosed, match="node 'brief' was closed; make a new"):
+                ended.result()
+
+
 def test_uvloop_gives_the_port_back(server: TailnetHandle) -> None:
     """Uvloop detaches the listener that it serves; closing it afterwards still ends it."""
     import uvloop

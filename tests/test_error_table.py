@@ -73,21 +73,31 @@ def corrupt_state(place: Place) -> object:
     return place.up(state_dir=state)
 
 
-def full_disk(place: Place) -> object:
-    state = place.tmp_path / "full"
+def damaged_key(place: Place) -> object:
+    state = place.tmp_path / "damaged"
     state.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", state], check=True)
+    (state / "tailscaled.state").write_text('{"_machinekey": "AAAA"}')
+    return place.up(state_dir=state)
+
+
+def disk(place: Place, options: str) -> Path:
+    """Mount a disk of its own for a state directory."""
+    state = place.tmp_path / "disk"
+    state.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", state], check=True)
     place.stack.callback(lambda: subprocess.run(["umount", "--lazy", state], check=True))
+    return state
+
+
+def full_disk(place: Place) -> object:
+    state = disk(place, "size=4k")
     (state / "ballast").write_bytes(bytes(4096))
     return place.up(state_dir=state)
 
 
 def nearly_full_disk(place: Place) -> object:
     """Join where there is room to begin with, and none to go on."""
-    state = place.tmp_path / "nearly_full"
-    state.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "none", state], check=True)
-    place.stack.callback(lambda: subprocess.run(["umount", "--lazy", state], check=True))
+    state = disk(place, "size=400k")
     with (state / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while file.write(bytes(4096)):
             pass
@@ -96,11 +106,7 @@ def nearly_full_disk(place: Place) -> object:
 
 
 def read_only(place: Place) -> object:
-    state = place.tmp_path / "kept"
-    state.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", state], check=True)
-    place.stack.callback(lambda: subprocess.run(["umount", "--lazy", state], check=True))
-    return place.up(state_dir=state)
+    return place.up(state_dir=disk(place, "ro"))
 
 
 def silent_peer(place: Place) -> object:
@@ -326,6 +332,15 @@ UP = [
         2,
         "is corrupt",
         "restore it",
+        ValueError,
+    ),
+    Row(
+        "a key in it is damaged",
+        damaged_key,
+        TailnetConfigError,
+        2,
+        "MachineKey",
+        "restore the state",
         ValueError,
     ),
     Row(

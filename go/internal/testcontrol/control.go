@@ -104,18 +104,18 @@ func Start(config []byte) (_ *Control, err error) {
 
 	derpPort, err := c.startDERP(logf)
 	if err != nil {
-		return nil, fmt.Errorf("no DERP relay: %w", err)
+		return nil, fault.For(fault.Config, err, "no DERP relay")
 	}
 	stun := stunserver.New(ctx)
 	if err := stun.Listen(net.JoinHostPort(localhost, "0")); err != nil {
-		return nil, fmt.Errorf("no STUN server: %w", err)
+		return nil, fault.For(fault.Config, err, "no STUN server")
 	}
 	go stun.Serve()
 	stunPort := stun.LocalAddr().(*net.UDPAddr).Port
 
 	c.front, err = newFront(net.JoinHostPort(localhost, fmt.Sprint(c.config.Port)), logf)
 	if err != nil {
-		return nil, fmt.Errorf("no control server: %w", err)
+		return nil, fault.For(fault.Config, err, "no control server")
 	}
 	c.server = &testcontrol.Server{
 		Logf:               logf,

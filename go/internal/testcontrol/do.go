@@ -11,6 +11,8 @@ import (
 	"tailscale.com/net/tsaddr"
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
+
+	"tailnet/internal/fault"
 )
 
 // keyLifetime is what extend_keys gives: Tailscale's default, 180 days
@@ -61,19 +63,19 @@ func (c *Control) Do(_ context.Context, document []byte) (any, error) {
 		return c.nodes(), nil
 	case "complete_login": // url
 		if !c.server.CompleteAuth(a.URL) {
-			return nil, fmt.Errorf("complete_login: %q is no login URL of this control server", a.URL)
+			return nil, fault.New(fault.Config, "complete_login: %q is no login URL of this control server", a.URL)
 		}
 		return nil, nil
 	case "approve": // node, or all
 		return nil, c.each(a.Node, func(n *tailcfg.Node) error {
 			if !c.server.CompleteDeviceApproval(c.front.url(), c.front.url()+"/admin", &n.Key) {
-				return fmt.Errorf("approve: node %s is gone", n.Name)
+				return fault.New(fault.Config, "approve: node %s is gone", n.Name)
 			}
 			return nil
 		})
 	case "set_require_login": // value; read by the server at the next registration
 		if a.Value && c.config.AuthKey != "" {
-			return nil, fmt.Errorf("set_require_login: this control server was started with an auth key, " +
+			return nil, fault.New(fault.Config, "set_require_login: this control server was started with an auth key, "+
 				"so it refuses nodes without one; start it with require_login")
 		}
 		c.server.RequireAuth = a.Value
@@ -87,7 +89,7 @@ func (c *Control) Do(_ context.Context, document []byte) (any, error) {
 		return nil, c.change(a.Node, func(n *tailcfg.Node) { n.KeyExpiry = time.Now().Add(keyLifetime).UTC() })
 	case "update_node": // node, tags
 		if a.Node == "" {
-			return nil, fmt.Errorf("update_node: name the node")
+			return nil, fault.New(fault.Config, "update_node: name the node")
 		}
 		return nil, c.change(a.Node, func(n *tailcfg.Node) {
 			if a.Tags != nil {
@@ -102,7 +104,7 @@ func (c *Control) Do(_ context.Context, document []byte) (any, error) {
 			granted := tailcfg.FilterRule{SrcIPs: []string{"*"}, CapGrant: []tailcfg.CapGrant{{
 				Dsts: []netip.Prefix{tsaddr.AllIPv4(), tsaddr.AllIPv6()}, CapMap: a.Caps}}}
 			if !c.server.AddRawMapResponse(n.Key, &tailcfg.MapResponse{PacketFilters: map[string][]tailcfg.FilterRule{"base": {everyone, granted}}}) {
-				return fmt.Errorf("edit_policy: node %s is not connected", n.Name)
+				return fault.New(fault.Config, "edit_policy: node %s is not connected", n.Name)
 			}
 			return nil
 		})
@@ -112,7 +114,7 @@ func (c *Control) Do(_ context.Context, document []byte) (any, error) {
 	case "fault": // kind, status, retry_after
 		return nil, c.front.set(a.Fault)
 	}
-	return nil, fmt.Errorf("unknown operation %q", a.Do)
+	return nil, fault.New(fault.Config, "unknown operation %q", a.Do)
 }
 
 func (c *Control) nodes() []Node {
@@ -167,7 +169,7 @@ func (c *Control) each(which string, f func(*tailcfg.Node) error) error {
 		}
 	}
 	if !found && which != "" {
-		return fmt.Errorf("no node %q on this tailnet", which)
+		return fault.New(fault.Config, "no node %q on this tailnet", which)
 	}
 	return nil
 }
@@ -187,13 +189,13 @@ func (c *Control) change(which string, edit func(*tailcfg.Node)) error {
 // nodes have no name and any address of the internet.
 func (c *Control) addFakeNodes(count int) error {
 	if c.server.NumNodes() == 0 { // testcontrol would panic
-		return fmt.Errorf("add_fake_nodes: join a node of your own first")
+		return fault.New(fault.Config, "add_fake_nodes: join a node of your own first")
 	}
 	c.mu.Lock()
 	first := c.lastIP4 + 1
 	if count < 0 || count > maxFakeNodes-c.lastIP4 {
 		c.mu.Unlock()
-		return fmt.Errorf("add_fake_nodes: %d more than the %d there are: want 0 to %d in all", count, c.lastIP4, maxFakeNodes)
+		return fault.New(fault.Config, "add_fake_nodes: %d more than the %d there are: want 0 to %d in all", count, c.lastIP4, maxFakeNodes)
 	}
 	c.lastIP4 += count
 	c.mu.Unlock()

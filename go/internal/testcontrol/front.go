@@ -1,7 +1,6 @@
 package testcontrol
 
 import (
-	"fmt"
 	"io"
 	"log"
 	"net"
@@ -11,6 +10,8 @@ import (
 	"sync"
 
 	"tailscale.com/types/logger"
+
+	"tailnet/internal/fault"
 )
 
 // A Fault is what the control server's HTTP layer does to its clients.
@@ -68,19 +69,19 @@ func (f *front) serve(control http.Handler) {
 
 // set puts a fault in the place of the one there is, and ends every connection that
 // was made under other rules.
-func (f *front) set(fault Fault) error {
-	if !kinds[fault.Kind] {
-		return fmt.Errorf("fault: unknown kind %q; known are none, refuse, hang, status and rate_limit", fault.Kind)
+func (f *front) set(next Fault) error {
+	if !kinds[next.Kind] {
+		return fault.New(fault.Config, "fault: unknown kind %q; known are none, refuse, hang, status and rate_limit", next.Kind)
 	}
-	if fault.Status != 0 && (fault.Status < 200 || fault.Status > 599) {
-		return fmt.Errorf("fault: status %d is no final HTTP status", fault.Status)
+	if next.Status != 0 && (next.Status < 200 || next.Status > 599) {
+		return fault.New(fault.Config, "fault: status %d is no final HTTP status", next.Status)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {
-		return fmt.Errorf("fault: the control server has ended")
+		return fault.New(fault.Config, "fault: the control server has ended")
 	}
-	if fault.Kind == "refuse" {
+	if next.Kind == "refuse" {
 		if f.ln != nil {
 			f.ln.Close()
 			f.ln = nil
@@ -88,15 +89,15 @@ func (f *front) set(fault Fault) error {
 	} else if f.ln == nil {
 		ln, err := net.Listen("tcp", f.addr)
 		if err != nil {
-			return fmt.Errorf("fault: cannot listen again: %w", err)
+			return fault.For(fault.Config, err, "fault: cannot listen again")
 		}
 		f.ln = ln
 		go f.server.Serve(tracked{ln, f})
 	}
-	f.fault = fault
+	f.fault = next
 	close(f.changed)
 	f.changed = make(chan struct{})
-	if fault.Kind != "none" && fault.Kind != "rate_limit" {
+	if next.Kind != "none" && next.Kind != "rate_limit" {
 		f.cutLocked()
 	}
 	return nil

@@ -25,7 +25,7 @@ def main() -> None:
             doing = _lib.testcontrol_do(handle, json.loads(line))
             say({"ok": wait(_ops.reply(doing, None, "the control server"))})
         except TailnetError as e:
-            say({"error": e.message})  # the caller's mistake; str() of some adds that it is ours
+            say({"error": str(e)})
 
 
 def say(document: dict[str, Any]) -> None:
@@ -38,5 +38,5 @@ if __name__ == "__main__":
     try:
         main()
     except TailnetError as e:  # at the start: a bad option, a port that is taken
-        say({"error": e.message})
+        say({"error": str(e)})
         sys.exit(1)
