@@ -37,7 +37,7 @@ PROGRAMS = build_go.ROOT / "build" / "programs"
 
 
 class EndSpec(NamedTuple):
-    """What is at one end: "threads", "asyncio", "uvloop" or "go", and how it is on the network."""
+    """What is at one end: a face of end.py or "go", and how it is on the network."""
 
     face: str
     transport: str
@@ -63,12 +63,14 @@ CONTENDERS = {
     each.name: each
     for each in (
         _both("raw", "Python, threads, TCP on loopback: no tailnet", "threads", "raw"),
+        _both("raw-pool", "the same, threads that serve kept in a pool", "pool", "raw"),
         _both("go-raw", "Go, TCP on loopback: no tailnet", "go", "raw"),
         _both("go", "Go at both ends, plain tsnet", "go", "tsnet"),
         _both("go-unpatched", "the same with gVisor as it comes", "go", "tsnet")._replace(
             unpatched=True
         ),
         _both("sync", "tailnet, threads", "threads", "embedded"),
+        _both("pool", "tailnet, threads, those that serve kept in a pool", "pool", "embedded"),
         _both("asyncio", "tailnet, asyncio's streams", "asyncio", "embedded"),
         _both("uvloop", "tailnet, asyncio's streams on uvloop", "uvloop", "embedded"),
         _both("libtailscale", "Python, threads, libtailscale by ctypes", "threads", "libtailscale"),

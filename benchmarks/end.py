@@ -21,13 +21,14 @@ from .services import Answers
 
 # What an end needs is imported where it begins: what it does not need, its memory shall not hold.
 
+FACES = ["threads", "pool", "asyncio", "uvloop"]
 TRANSPORTS = ["raw", "socks", "embedded", "managed", "libtailscale"]
 
 
 def options() -> argparse.Namespace:
     """Return what this process was told to be."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.end", description=__doc__)
-    parser.add_argument("--face", choices=["threads", "asyncio", "uvloop"], default="threads")
+    parser.add_argument("--face", choices=FACES, default="threads")
     parser.add_argument("--transport", choices=TRANSPORTS)
     parser.add_argument("--role", choices=["server", "client"])
     parser.add_argument("--hostname", default="bench")
@@ -96,7 +97,8 @@ def run(args: argparse.Namespace) -> NoReturn:
     start = time.perf_counter()
     ip = network.join()
     ready: Answers = {"start_ms": (time.perf_counter() - start) * 1e3, "ip": ip}
-    server = Server(network, "asyncio") if args.role == "server" else None
+    serves = args.role == "server"
+    server = Server(network, "asyncio", pool=args.face == "pool") if serves else None
     if server:
         ready["address"] = server.start(ip)
     say(ready)
@@ -161,7 +163,7 @@ def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with contextlib.suppress(KeyboardInterrupt):
-        if args.face == "threads":
+        if args.face in ("threads", "pool"):
             run(args)
         elif args.face == "uvloop":
             import uvloop

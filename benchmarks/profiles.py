@@ -9,7 +9,7 @@ end.
     python -m benchmarks.profiles --contenders go sync --cases stream connect
 
 Texts are kept in benchmarks/profiles/; what they say is in docs/performance.md. perf must be
-allowed to: as root, or with kernel.perf_event_paranoid at 1.
+allowed to watch the machine: as root, or with kernel.perf_event_paranoid at 0 or less.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ def profile(name: str, case: Case, directory: Path) -> Profile:
         families = {end: machine.family([each.pid, *each.daemons]) for end, each in ends.items()}
         pair.client.do("round_trip", size=64, count=500)
         data = directory / "perf.data"
-        pids = ",".join(str(pid) for pids in families.values() for pid in pids)
-        record = ["perf", "record", "-q", "-F", str(FREQUENCY), "-g", "-o", str(data), "-p", pids]
+        # The whole machine, because with `-p` a thread that lives for one connection is missed.
+        record = ["perf", "record", "-q", "-F", str(FREQUENCY), "-g", "-o", str(data), "-a"]
         with watched(record):
             took = pair.client.do(do, **words).get("seconds", 0.0)
         script = ["perf", "script", "-i", str(data), "-F", "pid,period,ip,sym,dso"]

@@ -1,4 +1,6 @@
-"""One end in Python with threads, one per connection: what it serves and what it measures.
+"""One end in Python with threads: what it serves and what it measures.
+
+It serves with a new thread for each connection, or with threads that a pool keeps.
 
 Read next: tasks.py, the same for asyncio; then end.py, the process around both.
 """
@@ -26,6 +28,9 @@ from .services import (
     request,
     serve_http,
 )
+
+
+MOST_THREADS = 128  # of a pool: more than there ever are connections that wait for an answer
 
 
 def receive(conn: socket.socket, count: int) -> None:
@@ -63,13 +68,23 @@ def echo(conn: socket.socket, message: bytes) -> None:
     receive(conn, len(message))
 
 
+def in_a_new_thread(answer: Callable[[socket.socket], None], conn: socket.socket) -> None:
+    """Serve a connection, as a pool does it."""
+    threading.Thread(target=answer, args=[conn], daemon=True).start()
+
+
 class Server:
     """The services."""
 
-    def __init__(self, network: Loopback, loop: str) -> None:
+    def __init__(self, network: Loopback, loop: str, *, pool: bool = False) -> None:
         self._network = network
         self._loop = loop
         self._held: list[socket.socket] = []
+        self._serve: Callable[..., object] = in_a_new_thread
+        if pool:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._serve = ThreadPoolExecutor(MOST_THREADS).submit
 
     def start(self, ip: str) -> dict[str, str]:
         """Serve; return the address of each service."""
@@ -92,7 +107,7 @@ class Server:
                 if answer == self._hold:
                     answer(conn)
                 else:
-                    threading.Thread(target=answer, args=[conn], daemon=True).start()
+                    self._serve(answer, conn)
 
     def http_on(self) -> Answers:
         """Begin to serve HTTP."""
