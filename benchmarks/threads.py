@@ -29,7 +29,6 @@ from .services import (
     serve_http,
 )
 
-
 MOST_THREADS = 128  # of a pool: more than there ever are connections that wait for an answer
 
 
