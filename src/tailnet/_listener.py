@@ -266,8 +266,8 @@ class TailnetListener(TcpLike):
                 listening.end()  # the library says that none will come any more
                 break
             if peer is not None and ours:
-                # As socket.accept: a new socket blocks, whatever this one does.
-                if socket.getdefaulttimeout() is None:
+                # As socket.accept: a new socket blocks, whatever this one does, and macOS is told.
+                if self.gettimeout() is not None and socket.getdefaulttimeout() is None:
                     connection.setblocking(True)
                 return connection, peer.address
             connection.close()  # somebody on this machine, who is no peer
@@ -325,10 +325,11 @@ class TailnetListener(TcpLike):
 
 def _peer_pid(connection: socket.socket) -> int:
     """Return the process that made a connection."""
+    ask = socket.socket.getsockopt  # and no override: it is asked for each connection
     if sys.platform == "linux":
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        credentials = ask(connection, socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         pid, _, _ = struct.unpack("3i", credentials)  # struct ucred: pid, uid, gid
     else:
         sol_local, local_peerpid = 0, 2  # macOS, <sys/un.h>; Python has no names for them
-        pid = socket.socket.getsockopt(connection, sol_local, local_peerpid)
+        pid = ask(connection, sol_local, local_peerpid)
     return int(pid)

@@ -69,6 +69,7 @@ class LocalNode:
         self.hostname = ""
         self.fqdn = ""
         self.ips: tuple[IPAddress, ...] = ()
+        self._own_ips: dict[int, str] = {}
         self.joined = False
         self.closed = False
         self.listening: weakref.WeakSet[_listener.Listening] = weakref.WeakSet()
@@ -151,6 +152,7 @@ class LocalNode:
             )
         self.hostname, self.fqdn = answer["hostname"], answer["fqdn"]
         self.ips = tuple(ipaddress.ip_address(ip) for ip in answer["ips"])
+        self._own_ips = {ip.version: str(ip) for ip in reversed(self.ips)}  # the first of each
         self.joined = True
         self._document = None  # its secrets are needed no more
 
@@ -328,9 +330,9 @@ class LocalNode:
             return _ops.Lines(_lib.watch(handle))
 
     def own_ip(self, peer: str | None = None) -> str:
-        """Return this node's address, of the peer's family."""
+        """Return this node's address, of the peer's family where it has one."""
         version = 6 if peer is not None and ":" in peer else 4
-        return str(next((ip for ip in self.ips if ip.version == version), self.ips[0]))
+        return self._own_ips.get(version) or str(self.ips[0])  # asked for each connection
 
 
 # What whois() has answered is kept for so many addresses. A server that knows its callers asks at
