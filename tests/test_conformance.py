@@ -68,15 +68,16 @@ def everything(conn: Conn) -> bytes:
 # --- listen, accept, dial ---
 
 
-@pytest.mark.parametrize("where", ["", "0.0.0.0", "own IPv4", "own IPv6"])
+@pytest.mark.parametrize("where", ["", "0.0.0.0", "[::]", "own IPv4", "own IPv6"])
 def test_listen_and_accept(nodes: Pair, where: str) -> None:
     """A connection arrives at whatever names this node, and both ends agree on both addresses."""
     server, client = nodes
     v4, v6 = sorted(server.handle.ips, key=lambda ip: ip.version)
     host = {"own IPv4": str(v4), "own IPv6": f"[{v6}]"}.get(where, where)
-    target = v6 if "IPv6" in where else v4
+    named = v6 if where == "own IPv6" else v4
+    target = v6 if where in ("own IPv6", "[::]") else v4
     with nothing_left(), contextlib.closing(server.listen(f"{host}:80")) as listener:
-        assert listener.socket.getsockname() == (str(target), 80)
+        assert listener.socket.getsockname() == (str(named), 80)
         with contextlib.closing(client.dial((str(target), 80))) as near:
             far, peer = listener.accept()
             with contextlib.closing(far):

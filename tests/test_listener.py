@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from tailnet import TailnetHandle, TailnetListener, TailnetListenError
+from tailnet import TailnetHandle, TailnetListener, TailnetListenError, TailnetRefused
 from tailnet.testing import Testnet
 from tests.conftest import WAIT, acquaint, eventually, nothing_left
 
@@ -226,6 +226,8 @@ def test_ipv6(server: TailnetHandle, client: TailnetHandle) -> None:
                 assert peer == far.getpeername() == near.getsockname()
                 assert far.getsockname() == near.getpeername() == (ip, 80)
                 assert peer[0] in own
+    with server.listen("0.0.0.0:80"), pytest.raises(TailnetRefused):  # these are the IPv4 ones
+        client.dial((ip, 80))
 
 
 # --- who is let in ---

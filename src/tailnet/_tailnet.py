@@ -168,8 +168,8 @@ class TailnetHandle(HandleBase):
         """Listen for TCP connections of the tailnet, and return a real listening socket.
 
         Args:
-            address: ":80" or "0.0.0.0:80" for every address of the node, "ip:port" for one;
-                port 0 picks one (`getsockname()` tells). Or (host, port).
+            address: ":80" or "[::]:80" for every address of the node, "0.0.0.0:80" for its IPv4
+                ones, "ip:port" for one; port 0 picks one (`getsockname()` tells). Or (host, port).
             backlog: How many connections may wait for accept(), and as many again for their
                 places; beyond, peers are refused.
             timeout: Seconds for listening to begin.

@@ -32,6 +32,7 @@ type network struct {
 	dial   func(address string) (net.Conn, error)
 	local  *local.Client // nil without a tailnet
 	close  func() error
+	clean  func() // removes what it had on disk; close may hang
 }
 
 type request struct {
@@ -67,6 +68,7 @@ func run(transport, role, hostname, control, key string) error {
 	if err != nil {
 		return err
 	}
+	defer nw.clean()
 	ready := map[string]any{"start_ms": ms(time.Since(began)), "ip": ip}
 	if role == "server" {
 		address, err := serve(nw, ip)
@@ -101,6 +103,7 @@ func join(transport, hostname, control, key string) (*network, string, error) {
 			listen: func(int) (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") },
 			dial:   func(address string) (net.Conn, error) { return net.Dial("tcp", address) },
 			close:  func() error { return nil },
+			clean:  func() {},
 		}, "127.0.0.1", nil
 	}
 	dir, err := os.MkdirTemp("", "tailnet-bench-")
@@ -125,10 +128,8 @@ func join(transport, hostname, control, key string) (*network, string, error) {
 		listen: func(port int) (net.Listener, error) { return s.Listen("tcp", ":"+strconv.Itoa(port)) },
 		dial:   func(address string) (net.Conn, error) { return s.Dial(context.Background(), "tcp", address) },
 		local:  lc,
-		close: func() error {
-			defer os.RemoveAll(dir)
-			return s.Close()
-		},
+		close:  s.Close,
+		clean:  func() { os.RemoveAll(dir) },
 	}, st.TailscaleIPs[0].String(), nil
 }
 
