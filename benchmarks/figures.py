@@ -72,7 +72,7 @@ def _table() -> dict[str, Meaning]:
     for workers in WORKERS:
         what = f"connections, {workers} worker{'s' * (workers > 1)}"
         table[f"connect_{workers}"] = Meaning(what, "/s", more=True, digits=0)
-        table[f"connect_{workers}_cpu"] = Meaning(f"{what}, CPU of both ends", "ms")
+        table[f"connect_{workers}_cpu"] = Meaning(f"{what}, CPU of both ends", "ms", digits=2)
     for name, what in HTTP.items():
         table[f"http_{name}"] = Meaning(
             f"HTTP requests, 8 workers, {what}", "/s", more=True, digits=0

@@ -222,11 +222,11 @@ Phase = Callable[[Pair, float], Iterator[Figure]]
 PHASES: dict[str, Phase] = {
     "imports": importing,
     "held": held,
+    "sizes": sizes,  # before what leaves connections behind that still end
     "held_many": held_many,
     "stream": stream,
     "streams": streams,
     "round_trip": round_trip,
-    "sizes": sizes,
     "connect": connect,
     "http": http,
     "whois": whois,

@@ -146,7 +146,7 @@ def spied(pair: Pair, do: str, words: dict[str, Any], directory: Path) -> dict[s
         if getattr(pair.contender, end).face == "go":
             continue
         output = directory / f"{end}.txt"
-        spy = ["py-spy", "record", "-r", "200", "-d", "60", "-f", "raw", "--gil", "-o", str(output)]
+        spy = ["py-spy", "record", "-r", "1000", "-d", "60", "-f", "raw", "--gil", "-o", str(output)]
         with watched([*spy, "-p", str(process.pid)]):
             pair.client.do(do, **words)
         lines: Seconds = {}
@@ -154,9 +154,9 @@ def spied(pair: Pair, do: str, words: dict[str, Any], directory: Path) -> dict[s
             stack, _, count = line.rpartition(" ")
             innermost_line = stack.rpartition(";")[2]
             lines[innermost_line] = lines.get(innermost_line, 0) + float(count)
-        total = sum(lines.values()) or 1
+        total = sum(lines.values())
         best = sorted(lines.items(), key=lambda item: -item[1])[:TOP]
-        found[end] = [f"{count / total:6.1%}  {line}" for line, count in best]
+        found[end] = [f"{count:6.0f} of {total:.0f}  {line}" for line, count in best]
     return found
 
 
@@ -229,7 +229,7 @@ def text_of(case: Case, profiles: dict[str, Profile]) -> str:
         for end, samples in seen.samples.items():
             lines += top(f"{name}, {end}: by function, {case.unit}", innermost(samples), case)
         for end, python in seen.python.items():
-            lines += ["", f"{name}, {end}: lines of Python (py-spy)", *python]
+            lines += ["", f"{name}, {end}: lines of Python that hold the GIL (py-spy), samples", *python]
         if seen.pprof:
             lines += ["", f"{name}, client: pprof", seen.pprof]
     return "\n".join(line.rstrip()[:WIDE] for line in lines) + "\n"
