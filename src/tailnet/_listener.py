@@ -291,9 +291,9 @@ class TailnetListener(TcpLike):
         """Return an exact `socket.socket` on the same descriptor, for code that insists on one.
 
         Its accept() names the peer as the kernel does; `tn.whois()` understands that. Closing it
-        does not give the port back: close this listener, or the node, for that. That wakes who waits
-        in its accept() by connections that have ended, whose names end with "/0/closed" on Linux,
-        and none comes after them.
+        does not give the port back: close this listener, or the node, for that. Who waits in its
+        accept() is then woken by connections that have ended, named ".../0/closed" on Linux, and
+        none comes after them.
         """
         plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, os.dup(self.fileno()))
         plain.settimeout(self.gettimeout())
