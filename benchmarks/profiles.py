@@ -146,8 +146,8 @@ def spied(pair: Pair, do: str, words: dict[str, Any], directory: Path) -> dict[s
         if getattr(pair.contender, end).face == "go":
             continue
         output = directory / f"{end}.txt"
-        spy = ["py-spy", "record", "-r", "1000", "-d", "60", "-f", "raw", "--gil", "-o", str(output)]
-        with watched([*spy, "-p", str(process.pid)]):
+        spy = ["py-spy", "record", "-r", "1000", "-d", "60", "-f", "raw", "--gil"]
+        with watched([*spy, "-o", str(output), "-p", str(process.pid)]):
             pair.client.do(do, **words)
         lines: Seconds = {}
         for line in output.read_text("utf-8").splitlines() if output.exists() else []:
@@ -229,7 +229,7 @@ def text_of(case: Case, profiles: dict[str, Profile]) -> str:
         for end, samples in seen.samples.items():
             lines += top(f"{name}, {end}: by function, {case.unit}", innermost(samples), case)
         for end, python in seen.python.items():
-            lines += ["", f"{name}, {end}: lines of Python that hold the GIL (py-spy), samples", *python]
+            lines += ["", f"{name}, {end}: samples of lines that hold the GIL (py-spy)", *python]
         if seen.pprof:
             lines += ["", f"{name}, client: pprof", seen.pprof]
     return "\n".join(line.rstrip()[:WIDE] for line in lines) + "\n"
