@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import textwrap
@@ -487,7 +489,32 @@ def test_sigpipe_at_its_default_kills_nobody(own_net: Testnet, when: str) -> Non
         out = run(own_net, closing, SERVER=ip, WHEN=when)
         _, err = peer.communicate(timeout=30)
     assert (peer.returncode, err) == (0, "")
-    assert out == f"b'alive' {'SIG_IGN' if when == 'before' else 'SIG_DFL'}\n"
+    assert out == "b'alive' SIG_DFL\n"
+
+
+def test_sigpipe_is_not_raised_by_what_go_writes_to_the_host(own_net: Testnet) -> None:
+    """Nor by a write to a TCP connection of this host's kernel that its peer has reset."""
+    code = """
+        with Tailnet(TailnetConfig.from_env(hostname="writer", allow_host_network=True)) as tn:
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            with tn.dial(os.environ["SERVER"], timeout=20) as conn:
+                print(conn.recv(3), conn.recv(1), flush=True)
+                with contextlib.suppress(ConnectionError):
+                    while True:  # Python's own write would raise the signal as well
+                        conn.send(b"x", socket.MSG_NOSIGNAL)
+            print("alive")
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        program = start(own_net, code, SERVER="{}:{}".format(*server.getsockname()))
+        with program:
+            server.settimeout(30)
+            with server.accept()[0] as conn:
+                conn.sendall(b"end")
+                conn.shutdown(socket.SHUT_WR)
+                conn.recv(1)  # a reset after an end is EPIPE to the other side
+                conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            out, err = program.communicate(timeout=30)
+    assert (program.returncode, out, err) == (0, "b'end' b''\nalive\n", "")
 
 
 def test_nothing_is_loaded_or_printed_by_import(own_net: Testnet) -> None:

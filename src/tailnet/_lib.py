@@ -16,7 +16,6 @@ Reading a reply is in _ops.py.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import threading
@@ -34,8 +33,6 @@ from .errors import (
     TailnetInternalError,
     error_from_document,
 )
-
-log = logging.getLogger("tailnet")
 
 Document = Any  # what a JSON document decodes to
 
@@ -89,8 +86,13 @@ class _Library:
                 # What _native's C code imports, for PyInstaller, which reads Python only.
                 import _cffi_backend  # noqa: F401 # pyright: ignore[reportUnusedImport]
 
-                from . import _native
-
+                # Go's threads inherit that. Its handler forgives SIGPIPE only until the program
+                # sets the default action, a habit of command lines.
+                mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
+                try:
+                    from . import _native
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
                 self._check_version(_native)
                 self.native = _native
         return self.native
@@ -169,25 +171,6 @@ def _encoded(argument: Any) -> Any:
     raise TailnetConfigError(problem)
 
 
-def _keep_sigpipe_harmless() -> None:
-    """See to it that a write of Go's to a broken connection does not kill the process.
-
-    Go's own handler forgives SIGPIPE until the program sets the default action, a habit of
-    command lines. Writes to Python's descriptors use MSG_NOSIGNAL; those to the control server
-    and the relays cannot.
-    """
-    if signal.getsignal(signal.SIGPIPE) is not signal.SIG_DFL:
-        return
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        log.info("SIGPIPE is ignored from now on: its default action would end a tailnet node")
-    else:
-        log.warning(
-            "SIGPIPE has its default action: a broken connection to the control server may end "
-            "this process. Call signal.signal(signal.SIGPIPE, signal.SIG_IGN) in the main thread."
-        )
-
-
 def versions() -> dict[str, str]:
     """Return the versions of the library, of Tailscale's code and of Go."""
     document: dict[str, str] = _known(_call("tailnet_versions"))
@@ -214,7 +197,6 @@ def node_new(config: SecretStr) -> int:
 
 def node_up(node: int, args: Mapping[str, Any]) -> Document | Fd:
     """Start one attempt to join."""
-    _keep_sigpipe_harmless()
     return _call("tailnet_node_up", node, args)
 
 
