@@ -134,6 +134,28 @@ def test_dial_by_any_name(nodes: Pair, form: str) -> None:
         assert near.receive() == b""
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_dial_over_the_hosts_network(face: Face, backend: Embedded, host: str) -> None:
+    """With `allow_host_network`, what is not on the tailnet is dialed as by any program."""
+    config = backend.config(f"wide-{face.name}").model_copy(update={"allow_host_network": True})
+    with socket.create_server(("127.0.0.1", 0)) as server, face.node(config) as node:
+        address = server.getsockname()
+        with nothing_left(), contextlib.closing(node.dial((host, address[1]))) as near:
+            far, peer = server.accept()
+            with far:
+                assert near.socket.getpeername() == address
+                assert near.socket.getsockname() == peer
+                near.send(b"ping")
+                assert far.recv(10) == b"ping"
+                far.sendall(b"pong")
+                far.shutdown(socket.SHUT_WR)
+                assert everything(near) == b"pong"
+                near.send(b"late")
+                near.end()
+                assert far.recv(10) == b"late"
+                assert far.recv(10) == b""
+
+
 def test_a_node_dials_itself(nodes: Pair) -> None:
     """A node reaches its own listener, by name and by address."""
     server, _ = nodes

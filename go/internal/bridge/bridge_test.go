@@ -72,8 +72,13 @@ func unixConn(t *testing.T, fd int) *net.UnixConn {
 
 func dialed(t *testing.T, s *Conns) (python *net.UnixConn, peer *net.TCPConn, id uint64) {
 	t.Helper()
+	return dialedAs(t, s, Kernel)
+}
+
+func dialedAs(t *testing.T, s *Conns, as func(HostConn) Far) (python *net.UnixConn, peer *net.TCPConn, id uint64) {
+	t.Helper()
 	far, peer := tcpPair(t)
-	python, answer := dial(t, s, far)
+	python, answer := dial(t, s, as(far))
 	if answer.OK == nil {
 		t.Fatal(answer.Error)
 	}
@@ -85,11 +90,11 @@ type answered struct {
 	Error *fault.Error `json:"error"`
 }
 
-func dial(t *testing.T, s *Conns, far net.Conn) (python *net.UnixConn, a answered) {
+func dial(t *testing.T, s *Conns, far Far) (python *net.UnixConn, a answered) {
 	t.Helper()
 	python, end := pythonsPair(t)
 	s.Dial(end, func(context.Context) (*Dialed, error) {
-		return &Dialed{Connection: NewID(), Remote: peerAddr, Far: Kernel(far.(HostConn))}, nil
+		return &Dialed{Remote: peerAddr, Far: far}, nil
 	})
 	line, err := bufio.NewReaderSize(oneByOne{python}, 16).ReadBytes('\n')
 	if err != nil {
@@ -142,7 +147,7 @@ func TestWhatThePeerSaysFirstComesAfterTheAnswer(t *testing.T) {
 	var s Conns
 	far, peer := tcpPair(t)
 	peer.Write([]byte("welcome"))
-	python, _ := dial(t, &s, far)
+	python, _ := dial(t, &s, Kernel(far))
 	peer.Close()
 	if said, err := io.ReadAll(python); err != nil || string(said) != "welcome" {
 		t.Errorf("%q, %v", said, err)
@@ -221,6 +226,20 @@ func TestPythonsCloseDeliversWhatItWrote(t *testing.T) {
 	eventually(t, "the connection is forgotten", func() bool { return s.Len() == 0 })
 }
 
+func TestAnEndOfADaemonThatHasGoneIsAReset(t *testing.T) {
+	for _, gone := range []bool{false, true} {
+		var s Conns
+		python, peer, id := dialedAs(t, &s, func(c HostConn) Far {
+			return Through(c, func() bool { return gone }, []byte("wel")...)
+		})
+		peer.Write([]byte("come"))
+		peer.Close()
+		if said, err := io.ReadAll(python); string(said) != "welcome" || err != nil || Memory.Failed(id) != gone {
+			t.Errorf("gone %v: %q, %v, failed %v", gone, said, err, Memory.Failed(id))
+		}
+	}
+}
+
 func TestDrainDeliversAndEnds(t *testing.T) {
 	var s Conns
 	python, peer, _ := dialed(t, &s)
@@ -239,7 +258,7 @@ func TestDrainDeliversAndEnds(t *testing.T) {
 		}
 	}
 	far, _ := tcpPair(t)
-	if _, a := dial(t, &s, far); a.Error == nil || a.Error.Code != fault.Closed {
+	if _, a := dial(t, &s, Kernel(far)); a.Error == nil || a.Error.Code != fault.Closed {
 		t.Errorf("a connection after Drain: %v", a)
 	}
 }
@@ -263,12 +282,13 @@ func TestIdleConnectionsHoldNoBuffers(t *testing.T) {
 	made := new(atomic.Int64)
 	before := buffers.New
 	buffers.New = func() any { made.Add(1); return before() }
+	netstack := func(c HostConn) Far { return struct{ Far }{Kernel(c)} } // no connection of the kernel's
 	defer func() { buffers.New = before }()
 	runtime.GC() // twice empties the pool: what is in use must be made
 	runtime.GC()
 	var s Conns
 	for range 200 {
-		python, peer, _ := dialed(t, &s)
+		python, peer, _ := dialedAs(t, &s, netstack)
 		for _, ends := range [][2]net.Conn{{python, peer}, {peer, python}} {
 			ends[0].Write([]byte("x"))
 			io.ReadFull(ends[1], make([]byte, 1))
@@ -294,7 +314,7 @@ func TestHandOverNamesThePeerAndRefusesWhenFull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := NewAcceptor(&s, path, 1, EachWay)
+	a, err := NewAcceptor(&s, path, 1)
 	if err != nil {
 		t.Fatal(err)
 	}

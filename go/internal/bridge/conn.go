@@ -21,6 +21,9 @@ type Far interface {
 
 	CloseWrite() error
 
+	// Ends says how the connection can end.
+	Ends() Ends
+
 	// Delivered reports whether the peer has everything, our FIN included, or
 	// nothing can be delivered any more.
 	Delivered() bool

@@ -79,16 +79,13 @@ func (s *Conns) dial(ctx context.Context, end End, op func(context.Context) (*Di
 	if err != nil {
 		return nil, err
 	}
+	d.Connection, d.Whole = NewID(), d.Far.Ends() == AsOne
 	c := s.add(d.Connection, d.Far, end.near)
 	if c == nil {
 		return nil, fault.New(fault.Closed, "the node was closed while dialing %v", d.Remote)
 	}
-	ends := EachWay
-	if d.Whole {
-		ends = AsOne
-	}
 	// Our end is named after the peer, as that of an accepted connection is; nameless is fine.
-	end.raw.Control(func(fd uintptr) { bindName(int(fd), newNonce(), d.Connection, d.Remote, ends) })
+	end.raw.Control(func(fd uintptr) { bindName(int(fd), newNonce(), d.Connection, d.Remote, d.Far.Ends()) })
 	end.Write(answer(d, nil))
 	return c, nil
 }
@@ -112,7 +109,6 @@ type Acceptor struct {
 	dial    string // what to connect to
 	nonce   string // makes our names unguessable, so that nobody can take them before us
 	backlog int64
-	ends    Ends
 	waiting atomic.Int64
 	closed  chan struct{}
 	isShut  atomic.Bool
@@ -120,7 +116,7 @@ type Acceptor struct {
 
 // NewAcceptor opens the socket file at path. At most backlog connections wait here
 // when Python's own queue is full.
-func NewAcceptor(conns *Conns, path string, backlog int, ends Ends) (*Acceptor, error) {
+func NewAcceptor(conns *Conns, path string, backlog int) (*Acceptor, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFSOCK {
 		return nil, fault.New(fault.Argument, "there is no listening socket at %s", path)
@@ -130,7 +126,7 @@ func NewAcceptor(conns *Conns, path string, backlog int, ends Ends) (*Acceptor, 
 		return nil, fault.For(fault.Argument, err, "cannot open the listening socket %s", path)
 	}
 	return &Acceptor{conns: conns, file: file, dial: dial, nonce: newNonce(),
-		backlog: int64(max(backlog, 1)), ends: ends, closed: make(chan struct{})}, nil
+		backlog: int64(max(backlog, 1)), closed: make(chan struct{})}, nil
 }
 
 // Full reports whether a new connection must be refused.
@@ -150,7 +146,7 @@ func (a *Acceptor) HandOver(far Far, peer netip.AddrPort) {
 	// The kernel does not tell when a full queue has room again, so ask: soon at
 	// first, because a busy server accepts all the time.
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		fd, err := a.connect(id, peer)
+		fd, err := a.connect(id, peer, far.Ends())
 		if err == nil {
 			near, err := newNear(fd)
 			if err != nil {
@@ -177,13 +173,13 @@ func passes(err error) bool {
 	return slices.Contains([]error{unix.EAGAIN, unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM}, err)
 }
 
-func (a *Acceptor) connect(id uint64, peer netip.AddrPort) (int, error) {
+func (a *Acceptor) connect(id uint64, peer netip.AddrPort, ends Ends) (int, error) {
 	fd, err := socket()
 	if err != nil {
 		return -1, err
 	}
-	if err := bindName(fd, a.nonce, id, peer, a.ends); err == unix.EADDRINUSE {
-		bindName(fd, newNonce(), id, peer, a.ends) // someone sits on our name; and nameless is better than not at all
+	if err := bindName(fd, a.nonce, id, peer, ends); err == unix.EADDRINUSE {
+		bindName(fd, newNonce(), id, peer, ends) // someone sits on our name; and nameless is better than not at all
 	}
 	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: a.dial}); err != nil {
 		unix.Close(fd)

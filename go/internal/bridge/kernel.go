@@ -15,19 +15,31 @@ type HostConn interface {
 	CloseWrite() error
 }
 
-// Kernel carries a connection of this host, of which early was read already.
-func Kernel(c HostConn, early ...byte) Far {
-	raw, err := c.SyscallConn()
-	if err != nil { // it is closed
-		raw = closedConn{}
-	}
-	return &kernelConn{c, raw, early}
+// Kernel carries a connection of this host.
+func Kernel(c HostConn) Far { return newKernelConn(c) }
+
+// Through carries a connection to a daemon that pumps it to the peer, and of which early was
+// read already. A daemon that dies ends it in order, and a transfer that was cut off would
+// look complete; gone tells.
+func Through(c HostConn, gone func() bool, early ...byte) Far {
+	k := newKernelConn(c)
+	k.gone, k.early = gone, early
+	return k
 }
 
 type kernelConn struct {
 	HostConn
 	raw   syscall.RawConn
+	gone  func() bool // nil: there is no daemon between
 	early []byte
+}
+
+func newKernelConn(c HostConn) *kernelConn {
+	raw, err := c.SyscallConn()
+	if err != nil { // it is closed
+		raw = closedConn{}
+	}
+	return &kernelConn{HostConn: c, raw: raw}
 }
 
 type closedConn struct{}
@@ -53,10 +65,21 @@ func (c *kernelConn) Read(b []byte) (n int, err error) {
 		return 0, ErrNothing
 	case err != nil:
 		return 0, err
+	case n == 0 && c.gone != nil && c.gone():
+		return 0, unix.ECONNRESET
 	case n == 0:
 		return 0, io.EOF
 	}
 	return n, nil
+}
+
+// Ends: a daemon without a TUN drops both directions when one ends, of connections that it
+// forwards (forwardTCPWithProxyProtocol) and of those that it dials (serveDial).
+func (c *kernelConn) Ends() Ends {
+	if c.gone != nil {
+		return AsOne
+	}
+	return EachWay
 }
 
 func (c *kernelConn) Await(f func()) {

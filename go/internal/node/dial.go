@@ -21,40 +21,47 @@ tailnet's DNS, the address is checked to be a peer's (or routed by one), and the
 that very address is dialed, through the netstack.
 */
 
-func (e *embedded) dial(ctx context.Context, addr Address) (_ bridge.Far, local, remote netip.AddrPort, err error) {
+func (e *embedded) dial(ctx context.Context, addr Address) (*bridge.Dialed, error) {
 	s, err := e.running()
 	if err != nil {
-		return nil, local, remote, err
+		return nil, err
 	}
 	dialer := s.ts.Sys().Dialer.Get()
 	running, done, err := s.whileRunning(ctx)
 	if err != nil {
-		return nil, local, remote, err
+		return nil, err
 	}
 	defer done()
 	ip, err := s.resolve(running, addr.Host)
+	remote := netip.AddrPortFrom(ip, addr.Port) // gonet has no word for a peer that has reset
 	var c net.Conn
 	switch {
 	case err == nil && dialer.UseNetstackForIP(ip):
-		remote = netip.AddrPortFrom(ip, addr.Port)
 		c, err = dialer.NetstackDialTCP(running, remote)
 	case e.cfg.AllowHostNetwork && (err == nil || fault.Is(err, fault.Name)):
-		c, err = dialer.UserDial(ctx, "tcp", addr.String())
+		return dialKernel(ctx, s.session, addr, addr.String())
 	case err == nil:
-		return nil, local, remote, s.noRoute(ctx, addr, ip)
+		return nil, s.noRoute(ctx, addr, ip)
 	}
 	if err != nil {
-		return nil, local, remote, s.dialError(ctx, addr, err)
+		return nil, s.dialError(ctx, addr, err)
 	}
 	far, err := newFar(c)
 	if err != nil {
 		c.Close()
-		return nil, local, remote, err
+		return nil, err
 	}
-	if !remote.IsValid() { // over the host's network; gonet has no word for a peer that has reset
-		remote = addrPort(c.RemoteAddr())
+	return &bridge.Dialed{Local: addrPort(c.LocalAddr()), Remote: remote, Far: far}, nil
+}
+
+// dialKernel dials as any program of this host.
+func dialKernel(ctx context.Context, life *session, addr Address, to string) (*bridge.Dialed, error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "tcp", to)
+	if err != nil {
+		return nil, life.dialError(ctx, addr, err)
 	}
-	return far, addrPort(c.LocalAddr()), remote, nil
+	return &bridge.Dialed{Local: addrPort(c.LocalAddr()), Remote: addrPort(c.RemoteAddr()), Far: bridge.Kernel(c.(*net.TCPConn))}, nil
 }
 
 func (s *session) noRoute(ctx context.Context, addr Address, ip netip.Addr) error {

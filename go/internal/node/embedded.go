@@ -253,8 +253,6 @@ func (e *embedded) running() (*server, error) {
 	return e.server, nil
 }
 
-func (e *embedded) ends() bridge.Ends { return bridge.EachWay }
-
 func (e *embedded) session() (*session, error) {
 	s, err := e.running()
 	if err != nil {

@@ -59,23 +59,20 @@ func at[Field any](c *gonet.TCPConn, offset uintptr) *Field {
 	return (*Field)(unsafe.Add(unsafe.Pointer(c), offset))
 }
 
-// newFar takes a connection of the netstack, or with allow_host_network of the
-// kernel.
+// newFar takes a connection of the netstack.
 func newFar(c net.Conn) (bridge.Far, error) {
-	switch c := c.(type) {
-	case *gonet.TCPConn:
-		if endpointOffset == 0 || queueOffset == 0 {
-			return nil, fault.New(fault.Internal, "gonet.TCPConn is not as this version knows it")
-		}
-		s := &stackConn{TCPConn: c, ep: *at[tcpip.Endpoint](c, endpointOffset)}
-		s.readable.Init(s, waiter.ReadableEvents)
-		(*at[*waiter.Queue](c, queueOffset)).EventRegister(&s.readable)
-		s.keepAlive()
-		return s, nil
-	case *net.TCPConn:
-		return bridge.Kernel(c), nil
+	g, ok := c.(*gonet.TCPConn)
+	if !ok {
+		return nil, fault.New(fault.Internal, "no way to carry a %T", c)
 	}
-	return nil, fault.New(fault.Internal, "no way to carry a %T", c)
+	if endpointOffset == 0 || queueOffset == 0 {
+		return nil, fault.New(fault.Internal, "gonet.TCPConn is not as this version knows it")
+	}
+	s := &stackConn{TCPConn: g, ep: *at[tcpip.Endpoint](g, endpointOffset)}
+	s.readable.Init(s, waiter.ReadableEvents)
+	(*at[*waiter.Queue](g, queueOffset)).EventRegister(&s.readable)
+	s.keepAlive()
+	return s, nil
 }
 
 // A peer that is gone without a word is given up after two minutes, idle or not, on
@@ -136,6 +133,8 @@ func (c *stackConn) NotifyEvent(waiter.EventMask) {
 		bridge.Quickly(*f)
 	}
 }
+
+func (c *stackConn) Ends() bridge.Ends { return bridge.EachWay }
 
 func (c *stackConn) Delivered() bool {
 	switch tcp.EndpointState(c.ep.State()) {

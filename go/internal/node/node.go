@@ -22,14 +22,11 @@ type backend interface {
 	// close leaves the tailnet; connections have been drained before.
 	close()
 
-	// ends says how the connections of a node that has joined can end.
-	ends() bridge.Ends
-
 	// listen makes connections to addr arrive at a.
 	listen(ctx context.Context, addr Address, a *bridge.Acceptor) (port uint16, stop func(), err error)
 
 	// dial connects to a name or address of the tailnet.
-	dial(ctx context.Context, addr Address) (far bridge.Far, local, remote netip.AddrPort, err error)
+	dial(ctx context.Context, addr Address) (*bridge.Dialed, error)
 
 	// session is what answers questions about a node that has joined.
 	session() (*session, error)
@@ -149,7 +146,7 @@ func (l *Listener) Begin(ctx context.Context, address, path string, backlog int)
 	}
 	ctx, done := n.within(ctx)
 	defer done()
-	acceptor, err := bridge.NewAcceptor(&n.conns, path, backlog, n.backend.ends())
+	acceptor, err := bridge.NewAcceptor(&n.conns, path, backlog)
 	if err != nil {
 		return err
 	}
@@ -208,12 +205,8 @@ func (n *Node) dial(ctx context.Context, address string) (*bridge.Dialed, error)
 	}
 	ctx, done := n.within(ctx)
 	defer done()
-	far, local, remote, err := n.backend.dial(ctx, addr)
-	if err != nil {
-		return nil, n.closedOr(err)
-	}
-	return &bridge.Dialed{Connection: bridge.NewID(), Local: local, Remote: remote,
-		Whole: n.backend.ends() == bridge.AsOne, Far: far}, nil
+	dialed, err := n.backend.dial(ctx, addr)
+	return dialed, n.closedOr(err)
 }
 
 // WhoIs says who has an address: Tailscale's WhoIsResponse.

@@ -138,15 +138,6 @@ func (s *sidecar) joined() (*life, error) {
 	return s.life, nil
 }
 
-// ends: a daemon without a TUN drops both directions when one ends, of connections it
-// forwards (forwardTCPWithProxyProtocol) and of those it dials (serveDial).
-func (s *sidecar) ends() bridge.Ends {
-	if l, err := s.joined(); err != nil || !l.tun {
-		return bridge.AsOne
-	}
-	return bridge.EachWay
-}
-
 func (s *sidecar) session() (*session, error) {
 	l, err := s.joined()
 	if err != nil {

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"tailscale.com/client/tailscale/apitype"
 	"tailscale.com/safesocket"
@@ -26,37 +25,40 @@ dial goes through the daemon: its LocalAPI answers "101 Switching Protocols", an
 connection to it then is the one to the peer. Tailscale's client can do that, but hands out
 a reader with a buffer and no descriptor to wait on; so this one request is made here.
 */
-func (s *sidecar) dial(ctx context.Context, addr Address) (far bridge.Far, local, remote netip.AddrPort, err error) {
+func (s *sidecar) dial(ctx context.Context, addr Address) (*bridge.Dialed, error) {
 	l, err := s.joined()
 	if err != nil {
-		return nil, local, remote, err
+		return nil, err
 	}
 	running, done, err := l.whileRunning(ctx)
 	if err != nil {
-		return nil, local, remote, err
+		return nil, err
 	}
 	defer done()
 	ip, err := l.resolve(running, addr.Host)
 	direct := s.cfg.AllowHostNetwork && fault.Is(err, fault.Name)
 	if err == nil {
-		remote = netip.AddrPortFrom(ip, addr.Port)
+		remote := netip.AddrPortFrom(ip, addr.Port)
 		if l.tun {
 			var routed bool
 			if routed, err = l.routes(running, ip); err == nil && routed {
 				return dialKernel(running, l.session, addr, remote.String())
 			}
 			direct = err == nil
-		} else if far, direct, err = l.dialServed(running, remote); err == nil && !direct {
-			return far, netip.AddrPortFrom(l.ownIP(ip), 0), remote, nil
+		} else {
+			var far bridge.Far
+			if far, direct, err = l.dialServed(running, remote); err == nil && !direct {
+				return &bridge.Dialed{Local: netip.AddrPortFrom(l.ownIP(ip), 0), Remote: remote, Far: far}, nil
+			}
 		}
 	}
 	switch {
 	case direct && s.cfg.AllowHostNetwork:
 		return dialKernel(ctx, l.session, addr, addr.String())
 	case direct:
-		return nil, local, remote, l.noRoute(ctx, addr, ip)
+		return nil, l.noRoute(ctx, addr, ip)
 	}
-	return nil, local, remote, l.dialError(ctx, addr, err)
+	return nil, l.dialError(ctx, addr, err)
 }
 
 // dialServed asks the daemon. direct says that the address is none of the tailnet's.
@@ -66,7 +68,7 @@ func (l *life) dialServed(ctx context.Context, to netip.AddrPort) (_ bridge.Far,
 		return nil, false, l.failed(ctx, "dial", err)
 	}
 	stop := context.AfterFunc(ctx, func() { c.Close() })
-	far, direct, err := upgrade(c, to)
+	far, direct, err := l.upgrade(c, to)
 	if !stop() {
 		err = ctx.Err()
 	}
@@ -74,26 +76,11 @@ func (l *life) dialServed(ctx context.Context, to netip.AddrPort) (_ bridge.Far,
 		c.Close()
 		return nil, direct, err
 	}
-	return &throughDaemon{far, l.gone}, false, nil
-}
-
-// throughDaemon is a connection that the daemon pumps. When the daemon dies, the kernel ends
-// it in order, and a transfer that was cut off would look complete.
-type throughDaemon struct {
-	bridge.Far
-	gone func() bool
-}
-
-func (c *throughDaemon) Read(b []byte) (int, error) {
-	n, err := c.Far.Read(b)
-	if err == io.EOF && c.gone() {
-		err = syscall.ECONNRESET
-	}
-	return n, err
+	return far, false, nil
 }
 
 // upgrade makes a connection to the LocalAPI one to a peer, as local.Client.UserDial does.
-func upgrade(c net.Conn, to netip.AddrPort) (_ bridge.Far, direct bool, err error) {
+func (l *life) upgrade(c net.Conn, to netip.AddrPort) (_ bridge.Far, direct bool, err error) {
 	host, ok := c.(bridge.HostConn)
 	if !ok {
 		return nil, false, fault.New(fault.Internal, "no way to carry a %T", c)
@@ -121,7 +108,7 @@ func upgrade(c net.Conn, to netip.AddrPort) (_ bridge.Far, direct bool, err erro
 	switch {
 	case res.StatusCode == http.StatusSwitchingProtocols:
 		early, _ := r.Peek(r.Buffered()) // the peer may have spoken already
-		return bridge.Kernel(host, early...), false, nil
+		return bridge.Through(host, l.gone, early...), false, nil
 	case res.Header.Get("Dial-Self") == "true":
 		return nil, true, nil
 	}

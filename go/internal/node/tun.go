@@ -137,16 +137,6 @@ func accepting(ln *net.TCPListener, f func(*net.TCPConn)) {
 	}
 }
 
-// dialKernel dials as any program of this host.
-func dialKernel(ctx context.Context, life *session, addr Address, to string) (_ bridge.Far, local, remote netip.AddrPort, err error) {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "tcp", to)
-	if err != nil {
-		return nil, local, remote, life.dialError(ctx, addr, err)
-	}
-	return bridge.Kernel(c.(*net.TCPConn)), addrPort(c.LocalAddr()), addrPort(c.RemoteAddr()), nil
-}
-
 func reset(c *net.TCPConn) {
 	c.SetLinger(0)
 	c.Close()
