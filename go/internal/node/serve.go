@@ -297,9 +297,11 @@ func someLoopback() net.IP {
 }
 
 func (l *life) acceptServed(ln *net.TCPListener, on []netip.Addr, a *bridge.Acceptor) {
+	var owners proxied.Owners
+	defer owners.Close()
 	accepting(ln, func(c *net.TCPConn) {
 		// Here, not in a goroutine: what it asks is true only as long as the other end is open.
-		if uid, err := proxied.AcceptedUID(c); err != nil || uid != l.uid {
+		if uid, err := owners.AcceptedUID(c); err != nil || uid != l.uid {
 			l.log.at("warning")("refused a connection to %v, which only tailscaled (uid %d) may make: %v", ln.Addr(), l.uid,
 				cmp.Or(err, fmt.Errorf("it is of uid %d", uid)))
 			reset(c)

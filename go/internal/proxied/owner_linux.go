@@ -32,6 +32,17 @@ const (
 	answerLimit = 5 * time.Second
 )
 
+// Owners asks Linux who owns sockets, one question at a time. The zero Owners is ready.
+type Owners struct{ kernel *netlink.Conn }
+
+// Close frees what the next question would open again.
+func (o *Owners) Close() {
+	if o.kernel != nil {
+		o.kernel.Close()
+		o.kernel = nil
+	}
+}
+
 // AcceptedUID returns the uid that owns the other end of c, a connection that was accepted
 // from this host. It is to be asked at once after accept(2): a peer that has closed its end
 // meanwhile has no owner any more, and is refused.
@@ -42,13 +53,13 @@ const (
 // the daemon. While our own end is established, a SYN from that port finds it instead of
 // the listener, and nobody else can be established from there. So it is enough to see,
 // after asking, that our end is.
-func AcceptedUID(c *net.TCPConn) (uint32, error) {
+func (o *Owners) AcceptedUID(c *net.TCPConn) (uint32, error) {
 	local, ok1 := c.LocalAddr().(*net.TCPAddr)
 	remote, ok2 := c.RemoteAddr().(*net.TCPAddr)
 	if !ok1 || !ok2 {
 		return 0, errors.New("the connection has no addresses")
 	}
-	uid, err := OwnerUID(remote.AddrPort(), local.AddrPort())
+	uid, err := o.OwnerUID(remote.AddrPort(), local.AddrPort())
 	if err != nil {
 		return 0, err
 	}
@@ -79,12 +90,12 @@ func AcceptedUID(c *net.TCPConn) (uint32, error) {
 //
 // It is the uid of the process that made the socket, even where that has become another
 // user since, or has given the socket away.
-func OwnerUID(local, remote netip.AddrPort) (uid uint32, err error) {
+func (o *Owners) OwnerUID(local, remote netip.AddrPort) (uid uint32, err error) {
 	local, remote = unmap(local), unmap(remote)
 	if local.Addr().BitLen() != remote.Addr().BitLen() || !local.IsValid() {
 		return 0, fmt.Errorf("no socket joins %v to %v", local, remote)
 	}
-	m, err := ask(request(local, remote))
+	m, err := o.ask(request(local, remote))
 	if errors.Is(err, unix.ENOENT) { // a kernel built without tcp_diag says so too
 		return 0, fmt.Errorf("no socket joins %v to %v: %w", local, remote, err)
 	}
@@ -112,18 +123,23 @@ func request(local, remote netip.AddrPort) []byte {
 	return b
 }
 
-// ask makes one exact query (no NLM_F_DUMP) and returns the inet_diag_msg. A netlink socket
-// for every query: one that is kept may have a late answer in it.
-func ask(request []byte) ([]byte, error) {
-	c, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, nil)
-	if err != nil {
+// ask makes one exact query (no NLM_F_DUMP) and returns the inet_diag_msg. The socket is kept,
+// as it costs more than the question, but not where that failed: its answer may still come.
+func (o *Owners) ask(request []byte) (_ []byte, err error) {
+	defer func() {
+		if err != nil {
+			o.Close()
+		}
+	}()
+	if o.kernel == nil {
+		if o.kernel, err = netlink.Dial(unix.NETLINK_SOCK_DIAG, nil); err != nil {
+			return nil, err
+		}
+	}
+	if err := o.kernel.SetDeadline(time.Now().Add(answerLimit)); err != nil {
 		return nil, err
 	}
-	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(answerLimit)); err != nil {
-		return nil, err
-	}
-	answer, err := c.Execute(netlink.Message{
+	answer, err := o.kernel.Execute(netlink.Message{
 		Header: netlink.Header{Type: unix.SOCK_DIAG_BY_FAMILY, Flags: netlink.Request},
 		Data:   request,
 	})

@@ -20,6 +20,8 @@ import (
 	"tailnet/internal/fault"
 )
 
+var owners Owners
+
 // A test that needs another process starts this program again: "connect ADDRESS" connects
 // and says so on stdout, until stdin ends; "owner LOCAL REMOTE" prints what OwnerUID
 // returns; "forbidden" does so where seccomp refuses netlink.
@@ -49,7 +51,7 @@ func child(what string, args []string) error {
 			return err
 		}
 	}
-	uid, err := OwnerUID(netip.MustParseAddrPort(args[0]), netip.MustParseAddrPort(args[1]))
+	uid, err := owners.OwnerUID(netip.MustParseAddrPort(args[0]), netip.MustParseAddrPort(args[1]))
 	fmt.Println(uid, fault.Is(err, fault.Unsupported), err)
 	return nil
 }
@@ -123,7 +125,7 @@ func ends(c *net.TCPConn) (local, remote netip.AddrPort) {
 // peerOwner is what OwnerUID says of the other end of an accepted connection.
 func peerOwner(c *net.TCPConn) (uint32, error) {
 	local, remote := ends(c)
-	return OwnerUID(remote, local)
+	return owners.OwnerUID(remote, local)
 }
 
 // loopbacks are the kinds of listener; the last takes IPv4 on an IPv6 socket.
@@ -138,7 +140,7 @@ func TestOwnConnectionsAreOurs(t *testing.T) {
 				t.Errorf("%s, the peer of the %s end: %d, %v", address, name, uid, err)
 			}
 		}
-		if uid, err := AcceptedUID(accepted); uid != me || err != nil {
+		if uid, err := owners.AcceptedUID(accepted); uid != me || err != nil {
 			t.Errorf("%s: %d, %v", address, uid, err)
 		}
 	}
@@ -156,7 +158,7 @@ func TestIPv4OverAnIPv6Socket(t *testing.T) {
 	if err := unix.Connect(fd, to); err != nil {
 		t.Fatal(err)
 	}
-	if uid, err := AcceptedUID(accept(t, ln)); uid != uint32(os.Getuid()) || err != nil {
+	if uid, err := owners.AcceptedUID(accept(t, ln)); uid != uint32(os.Getuid()) || err != nil {
 		t.Errorf("%d, %v", uid, err)
 	}
 }
@@ -169,7 +171,7 @@ func TestAnotherUsersConnectionIsTheirs(t *testing.T) {
 			if got, err := peerOwner(c); got != uid || err != nil {
 				t.Errorf("%s, uid %d: OwnerUID: %d, %v", address, uid, got, err)
 			}
-			if got, err := AcceptedUID(c); got != uid || err != nil {
+			if got, err := owners.AcceptedUID(c); got != uid || err != nil {
 				t.Errorf("%s, uid %d: AcceptedUID: %d, %v", address, uid, got, err)
 			}
 		}
@@ -180,7 +182,7 @@ func TestHalfClosedConnectionsHaveAnOwner(t *testing.T) {
 	accepted, dialed := pair(t, "127.0.0.1:0")
 	dialed.CloseWrite()
 	io.ReadAll(accepted)
-	if uid, err := AcceptedUID(accepted); uid != uint32(os.Getuid()) || err != nil {
+	if uid, err := owners.AcceptedUID(accepted); uid != uint32(os.Getuid()) || err != nil {
 		t.Errorf("the peer has: %d, %v", uid, err)
 	}
 	accepted, _ = pair(t, "127.0.0.1:0")
@@ -244,14 +246,14 @@ func TestClosedConnectionsHaveNoOwner(t *testing.T) {
 
 	dialed.Close()
 	io.ReadAll(accepted)
-	uid, err := OwnerUID(remote, local)
+	uid, err := owners.OwnerUID(remote, local)
 	refused(t, "closed by its owner alone (FIN_WAIT2)", uid, err)
-	uid, err = AcceptedUID(accepted)
+	uid, err = owners.AcceptedUID(accepted)
 	refused(t, "the same, of AcceptedUID", uid, err)
 
 	accepted.Close()
 	for end := time.Now().Add(long); ; time.Sleep(time.Millisecond) {
-		m, err := ask(request(remote, local))
+		m, err := owners.ask(request(remote, local))
 		if err != nil {
 			t.Fatalf("not in TIME_WAIT: %v", err)
 		}
@@ -262,16 +264,16 @@ func TestClosedConnectionsHaveNoOwner(t *testing.T) {
 			t.Fatalf("in state %d for ever", m[1])
 		}
 	}
-	uid, err = OwnerUID(remote, local)
+	uid, err = owners.OwnerUID(remote, local)
 	refused(t, "in TIME_WAIT", uid, err)
-	uid, err = OwnerUID(local, remote)
+	uid, err = owners.OwnerUID(local, remote)
 	refused(t, "the end that closed last", uid, err)
 
 	accepted, dialed = pair(t, "[::1]:0")
 	local, remote = ends(accepted)
 	dialed.SetLinger(0)
 	dialed.Close()
-	uid, err = OwnerUID(remote, local)
+	uid, err = owners.OwnerUID(remote, local)
 	refused(t, "reset", uid, err)
 }
 
@@ -283,7 +285,7 @@ func TestAListenerIsNoConnection(t *testing.T) {
 		if at.Addr().IsUnspecified() {
 			at = netip.AddrPortFrom(netip.IPv6Loopback(), at.Port())
 		}
-		uid, err := OwnerUID(at, netip.AddrPortFrom(at.Addr(), 1))
+		uid, err := owners.OwnerUID(at, netip.AddrPortFrom(at.Addr(), 1))
 		refused(t, address, uid, err)
 	}
 }
@@ -291,7 +293,7 @@ func TestAListenerIsNoConnection(t *testing.T) {
 func TestAddressesThatNothingJoins(t *testing.T) {
 	four, six := netip.MustParseAddrPort("127.0.0.1:1"), netip.MustParseAddrPort("[::1]:1")
 	for _, a := range [][2]netip.AddrPort{{four, four}, {six, six}, {four, six}, {}} {
-		uid, err := OwnerUID(a[0], a[1])
+		uid, err := owners.OwnerUID(a[0], a[1])
 		refused(t, fmt.Sprint(a), uid, err)
 	}
 }
@@ -325,12 +327,12 @@ func TestAPortThatWasPassedOn(t *testing.T) {
 	if _, err := peerOwner(first); err != nil {
 		t.Errorf("OwnerUID sees the difference by itself: %v", err)
 	}
-	uid, err := AcceptedUID(first)
+	uid, err := owners.AcceptedUID(first)
 	refused(t, "the forger's connection", uid, err)
 	if src, _, err := ReadHeader(first, long); err != nil || src.String() != src4 {
 		t.Errorf("the forger's header is lost: %v, %v", src, err)
 	}
-	if uid, err := AcceptedUID(second); uid != uint32(os.Getuid()) || err != nil {
+	if uid, err := owners.AcceptedUID(second); uid != uint32(os.Getuid()) || err != nil {
 		t.Errorf("the honest connection: %d, %v", uid, err)
 	}
 }
@@ -366,11 +368,48 @@ func TestWithoutNetlinkTheErrorSaysSo(t *testing.T) {
 	}
 }
 
+// One socket is kept for all questions, and one that has failed is not.
+func TestOwnersKeepOneSocket(t *testing.T) {
+	open := func() int {
+		d, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(d)
+	}
+	c, _ := pair(t, "127.0.0.1:0")
+	before := open()
+	var o Owners
+	for range 10 {
+		if _, err := o.AcceptedUID(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if now := open(); now != before+1 {
+		t.Errorf("%d descriptors became %d", before, now)
+	}
+	nobody := netip.MustParseAddrPort("127.0.0.1:1")
+	if _, err := o.OwnerUID(nobody, nobody); err == nil {
+		t.Error("there is an owner of nothing")
+	}
+	if now := open(); now != before {
+		t.Errorf("%d descriptors became %d after a failure", before, now)
+	}
+	if _, err := o.AcceptedUID(c); err != nil {
+		t.Error(err)
+	}
+	o.Close()
+	o.Close()
+	if now := open(); now != before {
+		t.Errorf("%d descriptors became %d after Close", before, now)
+	}
+}
+
 func BenchmarkOwnerUID(b *testing.B) {
 	c, _ := pair(b, "127.0.0.1:0")
 	local, remote := ends(c)
 	for b.Loop() {
-		if _, err := OwnerUID(remote, local); err != nil {
+		if _, err := owners.OwnerUID(remote, local); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -379,7 +418,7 @@ func BenchmarkOwnerUID(b *testing.B) {
 func BenchmarkAcceptedUID(b *testing.B) {
 	c, _ := pair(b, "127.0.0.1:0")
 	for b.Loop() {
-		if _, err := AcceptedUID(c); err != nil {
+		if _, err := owners.AcceptedUID(c); err != nil {
 			b.Fatal(err)
 		}
 	}
