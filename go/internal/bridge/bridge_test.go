@@ -226,6 +226,23 @@ func TestPythonsCloseDeliversWhatItWrote(t *testing.T) {
 	eventually(t, "the connection is forgotten", func() bool { return s.Len() == 0 })
 }
 
+func TestWhatComesAfterPythonWantsToReadNoMoreIsDropped(t *testing.T) {
+	var s Conns
+	python, peer, _ := dialed(t, &s)
+	python.CloseRead()
+	for range 4 {
+		if _, err := peer.Write(random(4 << 20)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	python.Write([]byte("enough"))
+	python.Close()
+	if said, err := io.ReadAll(peer); string(said) != "enough" || err != nil {
+		t.Errorf("peer read %q, %v", said, err)
+	}
+	eventually(t, "the connection is forgotten", func() bool { return s.Len() == 0 })
+}
+
 func TestAnEndOfADaemonThatHasGoneIsAReset(t *testing.T) {
 	for _, gone := range []bool{false, true} {
 		var s Conns

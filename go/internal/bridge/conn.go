@@ -114,17 +114,17 @@ func (c *Conn) inward() {
 var errGone = errors.New("python has closed the connection")
 
 func (c *Conn) copyInward() error {
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
 	for {
-		n, err := c.far.Read(*buf)
+		carried := carrierFor(c.far)
+		n, err := carried.fromFar(c.far)
 		c.received.Add(int64(n))
 		if n > 0 && !c.discard {
 			c.passing.Store(true)
-			_, werr := c.near.Write((*buf)[:n])
+			werr := carried.toNear(c.near)
 			c.passing.Store(false)
 			c.discard = werr != nil // shutdown(SHUT_RD): what still comes is dropped, as the kernel's TCP does
 		}
+		carried.release()
 		if n > 0 && c.discard && c.near.gone() {
 			return errGone
 		}
@@ -154,12 +154,12 @@ func (c *Conn) run() {
 // tailnet's hands and there is nothing more to wait for from Python.
 func (c *Conn) outward() bool {
 	for {
-		buf, n, err := c.near.chunk()
+		carried, err := c.near.chunk(c.far)
 		if err != nil { // EOF, or a reset because Python closed without reading everything
 			break
 		}
-		_, err = c.far.Write((*buf)[:n])
-		buffers.Put(buf)
+		err = carried.toFar(c.far)
+		carried.release()
 		if err != nil {
 			Memory.Fail(c.ID)
 			c.near.Shutdown(unix.SHUT_RD) // Python's next write fails
@@ -234,6 +234,9 @@ func (c *Conn) abort() {
 	c.near.Close()
 }
 
+// open counts the connections of this process.
+var open atomic.Int64
+
 // Conns are the open connections of a node.
 type Conns struct {
 	mu     sync.Mutex
@@ -296,12 +299,16 @@ func (s *Conns) newLocked(id uint64, far Far, near *near) *Conn {
 		s.m = map[*Conn]struct{}{}
 	}
 	s.m[c] = struct{}{}
+	open.Add(1)
 	return c
 }
 
 func (s *Conns) run(c *Conn) {
 	defer memory.ending()
 	defer func() {
+		if open.Add(-1) == 0 {
+			pipes.closeIdle()
+		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.m, c)

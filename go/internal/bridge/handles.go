@@ -3,8 +3,8 @@
 // two ends. It imports nothing of Tailscale, so that the race detector and the
 // tests run on it in seconds.
 //
-// Read handles.go, reply.go, near.go, handover.go, conn.go, reclaim.go and shared.go, in this
-// order.
+// Read handles.go, reply.go, near.go, handover.go, conn.go, carrier.go, kernel.go, reclaim.go
+// and shared.go, in this order.
 package bridge
 
 import (

@@ -48,14 +48,21 @@ func (closedConn) Control(func(uintptr)) error    { return net.ErrClosed }
 func (closedConn) Read(func(uintptr) bool) error  { return net.ErrClosed }
 func (closedConn) Write(func(uintptr) bool) error { return net.ErrClosed }
 
-func (c *kernelConn) Read(b []byte) (n int, err error) {
+func (c *kernelConn) Read(b []byte) (int, error) {
+	return c.take(func(fd int) (int, error) {
+		return retry(func() (int, error) { return unix.Read(fd, b) })
+	}, func(early []byte) int { return copy(b, early) })
+}
+
+// take takes what there is: from the descriptor, or a copy of what was read early.
+func (c *kernelConn) take(from func(fd int) (int, error), copied func(early []byte) int) (n int, err error) {
 	if len(c.early) > 0 {
-		n := copy(b, c.early)
+		n := copied(c.early)
 		c.early = c.early[n:]
 		return n, nil
 	}
 	goneErr := c.raw.Read(func(fd uintptr) bool {
-		n, err = retry(func() (int, error) { return unix.Read(int(fd), b) })
+		n, err = from(int(fd))
 		return true
 	})
 	switch {

@@ -4,20 +4,14 @@ import (
 	"errors"
 	"io"
 	"os"
-	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// A pumped message is at most this long. 64 KiB with a 1 MiB send buffer was the
-// best of what was measured (facts-go-in-python, section 5).
-const (
-	bufferSize = 64 << 10
-	sendBuffer = 1 << 20
-)
-
-var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
+// sendBuffer with messages of 64 KiB was the best of what was measured
+// (facts-go-in-python, section 5).
+const sendBuffer = 1 << 20
 
 // near is our end of a unix stream socket whose other end is Python's. The
 // runtime's poller waits on it: no goroutine that waits here holds a thread, or a
@@ -53,49 +47,45 @@ func newPair() (*near, int, error) {
 	return n, fds[1], nil
 }
 
-// chunk waits until Python has sent something, and only then takes a buffer: it
-// returns a pooled buffer and how much of it is filled, or io.EOF.
-func (n *near) chunk() (*[]byte, int, error) {
-	var buf *[]byte
+// chunk waits until Python has sent something, and only then takes what carries it to far;
+// it returns that, filled, or io.EOF.
+func (n *near) chunk(far Far) (carried carrier, err error) {
 	var count int
-	var err error
 	waitErr := n.raw.Read(func(fd uintptr) bool {
-		buf = buffers.Get().(*[]byte)
-		count, err = retry(func() (int, error) { return unix.Read(int(fd), *buf) })
-		if err == unix.EAGAIN {
-			buffers.Put(buf)
-			return false
+		carried = carrierFor(far)
+		if count, err = carried.fromNear(int(fd)); err != nil || count == 0 {
+			carried.release()
 		}
-		return true
+		return err != unix.EAGAIN
 	})
 	if err = errors.Join(waitErr, err); err == nil && count == 0 {
 		err = io.EOF
 	}
-	if err != nil && buf != nil && waitErr == nil {
-		buffers.Put(buf)
-	}
-	return buf, count, err
+	return carried, err
 }
 
-// Write sends all of b. MSG_NOSIGNAL, because a program that sets SIGPIPE to its
-// default after loading us would otherwise die here (facts-go-in-python, section 2).
+// Write sends all of b.
 func (n *near) Write(b []byte) (done int, err error) {
-	waitErr := n.raw.Write(func(fd uintptr) bool {
+	err = whole(n.raw, func(fd int) error {
 		for done < len(b) {
-			var k int
-			k, err = retry(func() (int, error) { return unix.SendmsgN(int(fd), b[done:], nil, nil, unix.MSG_NOSIGNAL) })
-			if err == unix.EAGAIN {
-				err = nil
-				return false
-			}
+			k, err := retry(func() (int, error) { return unix.Write(fd, b[done:]) })
 			if err != nil {
-				return true
+				return err
 			}
 			done += k
 		}
-		return true
+		return nil
 	})
-	return done, errors.Join(waitErr, err)
+	return done, err
+}
+
+// whole calls send until it does not return EAGAIN any more, each time once there is room.
+func whole(to syscall.RawConn, send func(fd int) error) (err error) {
+	waitErr := to.Write(func(fd uintptr) bool {
+		err = send(int(fd))
+		return err != unix.EAGAIN
+	})
+	return errors.Join(waitErr, err)
 }
 
 // awaitWord returns when Python has sent something, or gone. Nothing is read.
