@@ -111,6 +111,20 @@ def test_close_0_resets(net: Testnet, server: TailnetHandle) -> None:
                 far.recv(1)
 
 
+@pytest.mark.parametrize("says", [b"", b"hello"])
+def test_who_was_never_accepted_is_reset(net: Testnet, server: TailnetHandle, says: bytes) -> None:
+    """Somebody who waits for accept() when the listener closes does not see an end in order."""
+    with net.tailnet("waiting") as client:
+        acquaint(client, server)
+        with server.listen(":0") as listener:
+            conn = client.dial((str(server.ip), listener.getsockname()[1]), timeout=20)
+            conn.sendall(says)
+            assert select.select([listener], [], [], 20)[0]
+        conn.settimeout(20)
+        with conn, pytest.raises(ConnectionResetError):
+            conn.recv(1)
+
+
 def test_who_reads_late_reads_all(net: Testnet) -> None:
     """A peer reads all, and a clean end, also when the node has long been gone."""
     words = bytes(256 << 10)  # some of it waits in the peer's netstack, and so does our FIN

@@ -7,6 +7,7 @@ and its end cannot be tested from within.
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import socket
 import struct
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from tailnet import Tailnet
 from tailnet.testing import Testnet
 from tests.waiting import eventually, sits_in
 
@@ -515,6 +517,14 @@ def test_sigpipe_is_not_raised_by_what_go_writes_to_the_host(own_net: Testnet) -
                 conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             out, err = program.communicate(timeout=30)
     assert (program.returncode, out, err) == (0, "b'end' b''\nalive\n", "")
+
+
+def test_a_node_is_not_sent_to_another_process() -> None:
+    """Pickling one, as multiprocessing does with an argument, says what to do instead."""
+    tn = Tailnet(hostname="here")
+    with pytest.raises(TypeError, match=r"node 'here' .* give another one its address"):
+        pickle.dumps(tn)
+    tn.close()
 
 
 def test_nothing_is_loaded_or_printed_by_import(own_net: Testnet) -> None:

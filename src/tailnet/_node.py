@@ -29,7 +29,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Generator
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from pydantic import SecretStr
 
@@ -89,6 +89,12 @@ class LocalNode:
         where = f"{self.fqdn} {self.ips[0]}" if self.joined else self.config.called()
         state = "closed" if self.closed else "up" if self.joined else "not joined"
         return f"{where} {self.config.backend} {state}"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"node {self.name!r} belongs to the process that joined it: give another one its "
+            "address, or let that join by itself"
+        )
 
     def __del__(self) -> None:
         if getattr(self, "_handle", 0) and _lib.usable():

@@ -257,6 +257,27 @@ func TestAnEndOfADaemonThatHasGoneIsAReset(t *testing.T) {
 	}
 }
 
+func TestWhoIsNeverAcceptedIsReset(t *testing.T) {
+	var s Conns
+	path := filepath.Join(t.TempDir(), "l")
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := NewAcceptor(&s, path, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	far, peer := tcpPair(t)
+	a.HandOver(Kernel(far), peerAddr)
+	ln.Close()
+	if _, err := io.ReadAll(peer); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("the peer sees %v", err)
+	}
+	eventually(t, "the connection is forgotten", func() bool { return s.Len() == 0 })
+}
+
 func TestDrainDeliversAndEnds(t *testing.T) {
 	var s Conns
 	python, peer, _ := dialed(t, &s)

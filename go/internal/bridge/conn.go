@@ -80,6 +80,7 @@ type Conn struct {
 	passing    atomic.Bool  // Python has not yet taken what was received
 	finSent    atomic.Bool
 	unread     atomic.Bool // Python has gone, and the peer goes on sending
+	refused    bool        // by a reset, which nothing acknowledges
 	discard    bool        // inward's: Python wants to read no more
 	drainBegun chan struct{}
 	done       chan struct{}
@@ -153,8 +154,15 @@ func (c *Conn) run() {
 // outward moves Python to tailnet; it returns true when all of it is in the
 // tailnet's hands and there is nothing more to wait for from Python.
 func (c *Conn) outward() bool {
-	for {
+	for silent := true; ; silent = false {
 		carried, err := c.near.chunk(c.far)
+		if silent && errors.Is(err, unix.ECONNRESET) {
+			// Python has never accepted it, or has left without a word and without reading
+			// everything. An end in order would look as if nothing were wrong.
+			c.refused = true
+			c.far.Abort()
+			return false
+		}
 		if err != nil { // EOF, or a reset because Python closed without reading everything
 			break
 		}
@@ -313,6 +321,9 @@ func (s *Conns) run(c *Conn) {
 		defer s.mu.Unlock()
 		delete(s.m, c)
 		s.lastEnd = time.Now()
+		if c.refused {
+			s.lastEnd = s.lastEnd.Add(LastReset - lastPacket)
+		}
 	}()
 	c.run()
 }
