@@ -32,8 +32,9 @@ func splicing(far *kernelConn) carrier {
 }
 
 func (p *pipe) fromFar(Far) (int, error) {
-	return p.far.take(func(fd int) (int, error) { return p.fill(fd) }, func(b []byte) (n int) {
-		p.held, _ = unix.Write(p.w, b)
+	return p.far.take(func(fd int) (int, error) { return p.fill(fd) }, func(b []byte) int {
+		n, _ := unix.Write(p.w, b)
+		p.held = max(n, 0)
 		return p.held
 	})
 }
