@@ -22,7 +22,7 @@ from tailnet.testing import Testnet
 from tests.conftest import WAIT, eventually, nothing_left
 from tests.daemon import Daemon
 from tests.faces import Face
-from tests.sidecar import States, config, served
+from tests.sidecar import States, config, knows, served
 
 # For what has gone: long enough for this machine, far from any timeout of a daemon that is there.
 PROMPTLY = 2.0
@@ -273,3 +273,36 @@ def test_closing_while_it_is_gone(face: Face, daemon: Daemon) -> None:
             began = time.monotonic()
         assert time.monotonic() - began < PROMPTLY
         listener.close()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("dials", [False, True])
+def test_a_killed_daemon_resets_every_connection(
+    daemon: Daemon, peer: TailnetHandle, dials: bool, streaming: bool
+) -> None:
+    """The kernel ends what a killed daemon had open in order, and before or after its socket."""
+    with contextlib.ExitStack() as stack:
+        node = stack.enter_context(Tailnet(config(daemon)))
+        knows(daemon, peer)
+        here, there = (node, peer) if dials else (peer, node)
+        listener = stack.enter_context(there.listen(":0"))
+        ours: list[socket.socket] = []
+        for _ in range(16):
+            address = str(there.ip), listener.getsockname()[1]
+            dialed = stack.enter_context(here.dial(address, timeout=WAIT))
+            accepted = stack.enter_context(listener.accept()[0])
+            mine, theirs = (dialed, accepted) if dials else (accepted, dialed)
+            theirs.sendall(bytes(1 << 20 if streaming else 1))
+            mine.settimeout(WAIT)
+            assert mine.recv(1) == b"\0"
+            ours.append(mine)
+        daemon.kill()
+        for each in ours:
+            with pytest.raises(ConnectionResetError):
+                read_to_the_end(each)
+
+
+def read_to_the_end(conn: socket.socket) -> None:
+    """Read what there is, and its end."""
+    while conn.recv(1 << 20):
+        pass

@@ -104,6 +104,7 @@ func (l *life) probe(ctx context.Context) (st *ipnstate.Status, prefs *ipn.Prefs
 	}
 	defer c.Close()
 	if u, ok := c.(*net.UnixConn); ok {
+		l.process = proxied.PeerProcess(u)
 		if l.uid, err = proxied.PeerUID(u); err != nil {
 			return nil, nil, err
 		}

@@ -80,6 +80,9 @@ func silent(err error) bool {
 
 // absent says why the daemon does not answer.
 func (l *life) absent(err error) error {
+	if fault.Lacks(err) {
+		return fault.For(fault.Internal, err, "cannot ask tailscaled at %s", l.where)
+	}
 	if l.child != nil {
 		return l.child.absent(err)
 	}
@@ -154,15 +157,15 @@ func (l *life) loggedOut() error {
 	return fault.New(fault.NotRunning, "tailscaled at %s is logged out; run: sudo tailscale up, or give an auth_key to a new Tailnet", l.where)
 }
 
-// gone reports whether the daemon is not there any more. One that was killed has closed
-// its listening socket before its connections, as the kernel goes by their numbers.
+// gone reports whether the daemon is not there any more. One that shuts down closes its
+// listening socket first; of one that was killed the kernel closes what it has in any order.
 func (l *life) gone() bool {
 	c, err := dialLocal(l.ctx, l.local)
 	if err != nil {
 		return true
 	}
 	c.Close()
-	return false
+	return l.process.Ending()
 }
 
 // quietLimit bounds awaitQuiet: what is left of close()'s three seconds is not known here.

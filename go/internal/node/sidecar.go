@@ -10,6 +10,7 @@ import (
 
 	"tailnet/internal/bridge"
 	"tailnet/internal/fault"
+	"tailnet/internal/proxied"
 )
 
 /*
@@ -34,13 +35,14 @@ type sidecar struct {
 // after it.
 type life struct {
 	*session
-	cfg   *Config
-	log   *logger
-	child *child // where we run it
-	tun   bool   // its node is on a network interface of the kernel
-	uid   uint32 // whom it belongs to
-	node  string // its node's stable ID: another one is not ours
-	serve serving
+	cfg     *Config
+	log     *logger
+	child   *child          // where we run it
+	tun     bool            // its node is on a network interface of the kernel
+	uid     uint32          // whom it belongs to
+	process proxied.Process // the daemon's, where it can be seen
+	node    string          // its node's stable ID: another one is not ours
+	serve   serving
 }
 
 func newSidecar(c *Config) *sidecar {
