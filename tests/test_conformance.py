@@ -20,6 +20,7 @@ from tailnet import (
     TailnetNameError,
     TailnetPeerNotFound,
     TailnetRefused,
+    TailnetResourceError,
     TailnetUnreachable,
 )
 from tailnet.testing import Testnet
@@ -27,6 +28,7 @@ from tests import backends
 from tests.backends import DIFFERENCES, Embedded
 from tests.conftest import eventually, knows, nothing_left
 from tests.faces import Conn, Face, Node, hears
+from tests.test_error_table import descriptors
 
 Pair = tuple[Node, Node]
 
@@ -154,6 +156,24 @@ def test_a_dial_over_the_hosts_network(face: Face, backend: Embedded, host: str)
                 near.end()
                 assert far.recv(10) == b"late"
                 assert far.recv(10) == b""
+
+
+def test_a_dial_over_the_hosts_network_that_fails(face: Face, backend: Embedded) -> None:
+    """A name that neither the tailnet nor the host knows, and too few descriptors, are told."""
+    config = backend.config(f"wide-{face.name}").model_copy(update={"allow_host_network": True})
+    with socket.create_server(("127.0.0.1", 0), backlog=20) as server, face.node(config) as node:
+        with pytest.raises(TailnetNameError, match="neither"):
+            node.dial(("a" * 64, 80))  # too long to be asked for
+        connected = []
+        for left in range(8):
+            with descriptors(left):
+                try:
+                    node.dial(server.getsockname()).close()
+                except TailnetResourceError:
+                    continue
+                connected.append(left)
+        assert connected == list(range(connected[0], 8))
+        assert connected[0] > 0
 
 
 def test_a_node_dials_itself(nodes: Pair) -> None:
