@@ -278,6 +278,32 @@ func TestWhoIsNeverAcceptedIsReset(t *testing.T) {
 	eventually(t, "the connection is forgotten", func() bool { return s.Len() == 0 })
 }
 
+// The daemon ends both directions when it cannot write, and drops what it has from us.
+func TestAnAnswerGoesThroughADaemonThatStillSends(t *testing.T) {
+	var s Conns
+	python, daemon, _ := dialedAs(t, &s, func(c HostConn) Far { return Through(c, func() bool { return false }) })
+	stopped := make(chan error, 1)
+	go func() {
+		_, err := daemon.Write(random(32 << 20))
+		stopped <- err
+	}()
+	if _, err := io.ReadFull(python, make([]byte, 4)); err != nil {
+		t.Fatal(err)
+	}
+	python.Write([]byte("too large"))
+	python.Close()
+	if said, err := io.ReadAll(daemon); string(said) != "too large" || err != nil {
+		t.Errorf("the daemon read %q, %v", said, err)
+	}
+	select {
+	case err := <-stopped:
+		t.Errorf("it could not write before it had passed the answer on: %v", err)
+	default:
+	}
+	daemon.Close()
+	eventually(t, "the connection is forgotten", func() bool { return s.Len() == 0 })
+}
+
 func TestDrainDeliversAndEnds(t *testing.T) {
 	var s Conns
 	python, peer, _ := dialed(t, &s)

@@ -3,6 +3,7 @@ package bridge
 import (
 	"io"
 	"net"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -29,9 +30,10 @@ func Through(c HostConn, gone func() bool, early ...byte) Far {
 
 type kernelConn struct {
 	HostConn
-	raw   syscall.RawConn
-	gone  func() bool // nil: there is no daemon between
-	early []byte
+	raw    syscall.RawConn
+	gone   func() bool // nil: there is no daemon between
+	early  []byte
+	copies atomic.Bool // splice(2) cannot carry it
 }
 
 func newKernelConn(c HostConn) *kernelConn {
@@ -66,8 +68,8 @@ func (c *kernelConn) take(from func(fd int) (int, error), copied func(early []by
 		return true
 	})
 	switch {
-	case goneErr != nil:
-		return 0, goneErr
+	case goneErr != nil: // we have closed it, and who was cut off by that has been told
+		return 0, io.EOF
 	case err == unix.EAGAIN:
 		return 0, ErrNothing
 	case err != nil:
@@ -96,8 +98,27 @@ func (c *kernelConn) Await(f func()) {
 	})
 }
 
-// Delivered: the kernel delivers after close(2) by itself.
-func (c *kernelConn) Delivered() bool { return true }
+// holds reports whether there is something to read.
+func (c *kernelConn) holds() (some bool) {
+	c.raw.Control(func(fd uintptr) {
+		n, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		some = err == nil && n > 0
+	})
+	return some
+}
+
+// Delivered: the kernel delivers after close(2) by itself, but resets where there is
+// something left to read. A daemon would then drop what it has from us; it has passed that on
+// when it ends its side.
+func (c *kernelConn) Delivered() (delivered bool) {
+	if c.gone == nil {
+		return true
+	}
+	err := c.raw.Control(func(fd uintptr) {
+		delivered = !pending(int(fd), unix.POLLIN) || pending(int(fd), hangUp)
+	})
+	return delivered || err != nil
+}
 
 func (c *kernelConn) Abort() {
 	if t, ok := c.HostConn.(*net.TCPConn); ok {

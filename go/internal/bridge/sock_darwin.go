@@ -7,6 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// hangUp is the event of a peer that has ended its side, and ours is ended as well.
+const hangUp = unix.POLLHUP
+
 func nonblocking(fds ...int) {
 	for _, fd := range fds {
 		unix.CloseOnExec(fd)

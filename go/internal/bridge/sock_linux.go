@@ -7,6 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// hangUp is the event of a peer that has ended its side.
+const hangUp = unix.POLLRDHUP
+
 func socketpair() ([2]int, error) {
 	return unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 }

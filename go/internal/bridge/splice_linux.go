@@ -24,6 +24,9 @@ type pipe struct {
 
 // splicing returns a pipe for what goes to far and comes from there, or nil.
 func splicing(far *kernelConn) carrier {
+	if far.copies.Load() {
+		return nil
+	}
 	if p := pipes.get(); p != nil {
 		p.far = far
 		return p
@@ -32,8 +35,22 @@ func splicing(far *kernelConn) carrier {
 }
 
 func (p *pipe) fromFar(Far) (int, error) {
-	return p.far.take(func(fd int) (int, error) { return p.fill(fd) }, func(b []byte) int {
-		n, _ := unix.Write(p.w, b)
+	n, err := p.take()
+	if n > 0 || !p.far.holds() {
+		return n, err
+	}
+	// Either it came just now, or it is behind TCP's urgent data: there splice(2) sees nothing,
+	// or the end, for ever. read(2) passes over them.
+	if n, err = p.take(); n == 0 {
+		p.far.copies.Store(true)
+		return 0, nil
+	}
+	return n, err
+}
+
+func (p *pipe) take() (int, error) {
+	return p.far.take(p.fill, func(early []byte) int {
+		n, _ := unix.Write(p.w, early)
 		p.held = max(n, 0)
 		return p.held
 	})

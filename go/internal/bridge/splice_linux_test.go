@@ -73,6 +73,19 @@ func TestIdleConnectionsHoldNoPipesAndTheLastOneCloses(t *testing.T) {
 	}
 }
 
+// What comes between two looks is no sign of urgent data.
+func TestMessagesGoOnByPipes(t *testing.T) {
+	var s Conns
+	var far *kernelConn
+	python, peer, _ := dialedAs(t, &s, func(c HostConn) Far { far = newKernelConn(c); return far })
+	for range 5000 {
+		echoes(t, python, peer)
+	}
+	if far.copies.Load() {
+		t.Error("they are copied")
+	}
+}
+
 func descriptors(t *testing.T) int {
 	d, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
@@ -155,6 +168,42 @@ func TestNoDescriptorForAPipe(t *testing.T) {
 	echoes(t, python, peer)
 	if made, _ := pipes.count(); made != 0 {
 		t.Errorf("%d pipes without a descriptor", made)
+	}
+}
+
+// splice(2) stops where urgent data begin, and says that there is nothing, or the end.
+func TestUrgentDataArePassedOver(t *testing.T) {
+	for name, parts := range map[string][]string{
+		"middle": {"before", "!", "after"}, "first": {"", "!", "after"}, "last": {"before", "!", ""},
+	} {
+		for _, waits := range []bool{true, false} {
+			var s Conns
+			python, peer, _ := dialed(t, &s)
+			raw, err := peer.SyscallConn()
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := ""
+			for i, part := range parts {
+				if i%2 == 0 {
+					peer.Write([]byte(part))
+					want += part
+				} else if err := raw.Control(func(fd uintptr) { unix.Send(int(fd), []byte(part), unix.MSG_OOB) }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if waits { // for the bytes before it says the end
+				if _, err := io.ReadFull(python, make([]byte, len(want))); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+				want = ""
+				echoes(t, python, peer)
+			}
+			peer.CloseWrite()
+			if got, err := io.ReadAll(python); string(got) != want || err != nil {
+				t.Errorf("%s: %q and not %q, %v", name, got, want, err)
+			}
+		}
 	}
 }
 
