@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"io"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -41,7 +42,7 @@ func (p *pipe) fromFar(Far) (int, error) {
 	}
 	// Either it came just now, or it is behind TCP's urgent data: there splice(2) sees nothing,
 	// or the end, for ever. read(2) passes over them.
-	if n, err = p.take(); n == 0 {
+	if n, err = p.take(); err == ErrNothing || err == io.EOF {
 		p.far.copies.Store(true)
 		return 0, nil
 	}
