@@ -3,11 +3,12 @@ package proxied
 import (
 	"fmt"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"tailnet/internal/fault"
 )
 
 // A Process is another one of this host.
@@ -51,10 +52,20 @@ func (p Process) Ending() bool {
 const exiting = 0x4
 
 func (p Process) look() (ending bool, began string) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid))
+	fd, err := unix.Open(fmt.Sprintf("/proc/%d/stat", p.pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil { // without a descriptor nothing is known
+		return !fault.Lacks(err), p.began
+	}
+	defer unix.Close(fd)
+	line := make([]byte, 1024) // by hand, as this is asked at every end of a connection
+	n, err := unix.Read(fd, line)
+	if err != nil {
+		return true, ""
+	}
 	// The name, in parentheses, may hold anything.
-	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
-	if err != nil || len(fields) < 20 {
+	text := string(line[:n])
+	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
+	if len(fields) < 20 {
 		return true, ""
 	}
 	state, began := fields[0], fields[19]

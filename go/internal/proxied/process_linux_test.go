@@ -2,6 +2,7 @@ package proxied
 
 import (
 	"net"
+	"os"
 	"os/exec"
 	"testing"
 )
@@ -46,5 +47,15 @@ func TestTheProcessThatListens(t *testing.T) {
 	defer c.Close()
 	if p := PeerProcess(c); p.began == "" || p.Ending() {
 		t.Errorf("%+v, which is this process, ends: %v", p, p.Ending())
+	}
+}
+
+func BenchmarkEnding(b *testing.B) {
+	p := Process{pid: int32(os.Getpid())}
+	_, p.began = p.look()
+	for b.Loop() {
+		if p.Ending() {
+			b.Fatal("it ends")
+		}
 	}
 }
