@@ -257,17 +257,24 @@ func TestAnEndOfADaemonThatHasGoneIsAReset(t *testing.T) {
 	}
 }
 
-func TestWhoIsNeverAcceptedIsReset(t *testing.T) {
-	var s Conns
+// listening makes Python's listening socket, and what hands connections to it.
+func listening(t *testing.T, s *Conns) (*net.UnixListener, *Acceptor) {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "l")
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := NewAcceptor(&s, path, 1)
+	a, err := NewAcceptor(s, path, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return ln, a
+}
+
+func TestWhoIsNeverAcceptedIsReset(t *testing.T) {
+	var s Conns
+	ln, a := listening(t, &s)
 	defer a.Close()
 	far, peer := tcpPair(t)
 	a.HandOver(Kernel(far), peerAddr)
@@ -373,15 +380,7 @@ func threads(t *testing.T) int {
 
 func TestHandOverNamesThePeerAndRefusesWhenFull(t *testing.T) {
 	var s Conns
-	path := filepath.Join(t.TempDir(), "l")
-	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err := NewAcceptor(&s, path, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ln, a := listening(t, &s)
 	far, _ := tcpPair(t)
 	a.HandOver(Kernel(far), peerAddr)
 	c, err := ln.Accept()

@@ -123,7 +123,7 @@ func (c *Conn) copyInward() error {
 			c.passing.Store(true)
 			werr := carried.toNear(c.near)
 			c.passing.Store(false)
-			c.discard = werr != nil // shutdown(SHUT_RD): what still comes is dropped, as the kernel's TCP does
+			c.discard = werr != nil // shutdown(SHUT_RD): what still comes is dropped
 		}
 		carried.release()
 		if n > 0 && c.discard && c.near.gone() {

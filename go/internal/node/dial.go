@@ -120,12 +120,13 @@ func (s *session) dialError(ctx context.Context, addr Address, err error) error 
 	if errors.As(err, &op) {
 		cause = op.Err
 	}
-	var name *net.DNSError
-	if errors.As(err, &name) { // of the host's resolver
-		return fault.For(fault.Name, name, "neither the tailnet nor this host knows a machine or name %q", addr.Host)
-	}
 	if fault.Lacks(err) {
 		return fault.For(fault.Dial, cause, "cannot dial %v", addr)
+	}
+	var name *net.DNSError
+	if errors.As(err, &name) { // of the host's resolver
+		return fault.New(fault.Name, "neither the tailnet nor this host's resolver has an address for %q (%v); "+
+			"status().peers has the names of the tailnet", addr.Host, name)
 	}
 	f = fault.New(fault.Dial, "cannot dial %v: %v", addr, cause)
 	var errno syscall.Errno
