@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -136,7 +137,8 @@ class Held:
     def __init__(self) -> None:
         gc.collect()
         stats = _lib.stats()  # first: it may load the library, which opens descriptors
-        self.fds = len(list(Path("/proc/self/fd").iterdir()))
+        self.files = dict(map(opened, Path("/proc/self/fd").iterdir()))
+        self.fds = len(self.files)
         self.threads = threading.active_count()
         self.tasks = len(list(Path("/proc/self/task").iterdir()))
         self.nodes = stats["nodes"]
@@ -148,11 +150,22 @@ class Held:
     def exceeds(self, before: Held, goroutines: float) -> str:
         """Say what there is more of than before, or ""."""
         slack = {"goroutines": goroutines, "tasks": goroutines / 3}
-        return ", ".join(
+        more = [
             f"{getattr(before, name)} {name} became {value}"
             for name, value in vars(self).items()
-            if value > getattr(before, name) + slack.get(name, 0)
-        )
+            if name != "files" and value > getattr(before, name) + slack.get(name, 0)
+        ]
+        if self.fds > before.fds:
+            more += (f"{fd} is {what}" for fd, what in self.files.items() - before.files.items())
+        return ", ".join(more)
+
+
+def opened(fd: Path) -> tuple[str, str]:
+    """Return the number of a descriptor and what it is."""
+    try:
+        return fd.name, str(fd.readlink())
+    except FileNotFoundError:  # that of the directory itself
+        return fd.name, "?"
 
 
 @contextlib.contextmanager
@@ -175,4 +188,13 @@ def nothing_left(goroutines: float = math.inf) -> Iterator[None]:
     try:
         eventually("everything is given back", back)
     except pytest.fail.Exception:
-        pytest.fail(f"something is left: {left}")
+        pytest.fail("something is left: " + re.sub(r"socket:.(\d+).", named, left))
+
+
+def named(socket: re.Match[str]) -> str:
+    """Say what a socket is, where the kernel does."""
+    for table in ("tcp", "tcp6", "udp", "udp6", "unix", "netlink"):
+        for line in Path("/proc/net", table).read_text("ascii", "replace").splitlines():
+            if socket[1] in line.split():
+                return f"{table} {line}"
+    return socket[0]

@@ -313,6 +313,24 @@ def test_1000_cancelled_joins_and_closes(net: Testnet) -> None:
     asyncio.run(main())
 
 
+def test_600_full_connections_of_a_node_to_itself(net: Testnet) -> None:
+    """They are closed at once, and the node is as before: it can be dialed, and nothing stays."""
+    with net.tailnet("narcissus") as tn, tn.listen(":80") as listener:
+        with nothing_left(), contextlib.ExitStack() as stack:
+            dialed = []
+            for _ in range(600):
+                dialed.append(stack.enter_context(tn.dial((str(tn.ip), 80), timeout=60)))
+                stack.enter_context(listener.accept()[0])
+            for near in dialed:
+                near.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        near.send(MUCH)
+        with tn.dial((str(tn.ip), 80)) as near, listener.accept()[0] as far:
+            near.sendall(b"x")
+            assert far.recv(1) == b"x"
+
+
 PEER = """
 import asyncio, resource, sys
 from tailnet import AsyncTailnet, TailnetConfig
