@@ -242,9 +242,6 @@ func (c *Conn) abort() {
 	c.near.Close()
 }
 
-// open counts the connections of this process.
-var open atomic.Int64
-
 // Conns are the open connections of a node.
 type Conns struct {
 	mu     sync.Mutex
@@ -307,16 +304,12 @@ func (s *Conns) newLocked(id uint64, far Far, near *near) *Conn {
 		s.m = map[*Conn]struct{}{}
 	}
 	s.m[c] = struct{}{}
-	open.Add(1)
 	return c
 }
 
 func (s *Conns) run(c *Conn) {
 	defer memory.ending()
 	defer func() {
-		if open.Add(-1) == 0 {
-			pipes.closeIdle()
-		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.m, c)

@@ -3,6 +3,7 @@ package bridge
 import (
 	"io"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,6 +15,9 @@ const (
 	// mostPipes there are, idle ones included, of two descriptors each. A user may have 64 MiB
 	// in pipes before they shrink (fs.pipe-user-pages-soft); who gets none copies.
 	mostPipes = 32
+
+	// idleLimit is how long a pipe that nobody uses stays, at most. To make one takes 5 us.
+	idleLimit = time.Second
 )
 
 // A pipe is a carrier of the kernel's.
@@ -109,6 +113,8 @@ type pool struct {
 	mu   sync.Mutex
 	idle []*pipe
 	made int
+
+	closing bool // closeIdle will come
 }
 
 // get returns an empty pipe, or nil where none is to be had.
@@ -155,15 +161,20 @@ func (s *pool) put(p *pipe) {
 	p.far = nil
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p.held == 0 {
-		s.idle = append(s.idle, p)
+	if p.held > 0 {
+		s.made--
+		p.close()
 		return
 	}
-	s.made--
-	p.close()
+	s.idle = append(s.idle, p)
+	if !s.closing {
+		s.closing = true
+		time.AfterFunc(idleLimit, s.closeIdle)
+	}
 }
 
-// closeIdle closes the pipes that nobody uses.
+// closeIdle closes the pipes that nobody uses at this moment. One that is used now and then is
+// made anew, which costs nothing beside a second.
 func (s *pool) closeIdle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -171,5 +182,5 @@ func (s *pool) closeIdle() {
 		p.close()
 	}
 	s.made -= len(s.idle)
-	s.idle = nil
+	s.idle, s.closing = nil, false
 }
