@@ -23,6 +23,7 @@ from tests.conftest import WAIT, eventually, nothing_left
 from tests.daemon import Daemon
 from tests.faces import Face
 from tests.sidecar import States, config, knows, served
+from tests.test_error_table import descriptors
 
 # For what has gone: long enough for this machine, far from any timeout of a daemon that is there.
 PROMPTLY = 2.0
@@ -273,6 +274,19 @@ def test_closing_while_it_is_gone(face: Face, daemon: Daemon) -> None:
             began = time.monotonic()
         assert time.monotonic() - began < PROMPTLY
         listener.close()
+
+
+def test_a_daemon_that_cannot_be_asked_is_not_gone(daemon: Daemon, peer: TailnetHandle) -> None:
+    """Without a free descriptor an end in order is one."""
+    with Tailnet(config(daemon)) as node, peer.listen(":0") as listener:
+        knows(daemon, peer)
+        with node.dial((str(peer.ip), listener.getsockname()[1]), timeout=WAIT) as near:
+            near.settimeout(WAIT)
+            with listener.accept()[0] as far, descriptors(0):
+                far.sendall(b"x")
+                far.shutdown(socket.SHUT_WR)
+                assert near.recv(1) == b"x"
+                assert near.recv(1) == b""
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -161,11 +161,10 @@ func (l *life) loggedOut() error {
 // listening socket first; of one that was killed the kernel closes what it has in any order.
 func (l *life) gone() bool {
 	c, err := dialLocal(l.ctx, l.local)
-	if err != nil {
-		return true
+	if err == nil {
+		c.Close()
 	}
-	c.Close()
-	return l.process.Ending()
+	return errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) || l.process.Ending()
 }
 
 // quietLimit bounds awaitQuiet: what is left of close()'s three seconds is not known here.
