@@ -15,10 +15,14 @@ import (
 
 // A connection ends, and carries, by copies as it does by pipes.
 func TestWithoutAPipe(t *testing.T) {
-	before := canSplice
-	canSplice = func() bool { return false }
-	defer func() { canSplice = before }()
-	pipes.closeIdle()
+	pretend := func(can func() bool) {
+		pipes.mu.Lock() // connections of other tests may still end
+		defer pipes.mu.Unlock()
+		canSplice = can
+	}
+	defer pretend(canSplice)
+	pretend(func() bool { return false })
+	eventually(t, "no pipe is left", func() bool { pipes.closeIdle(); made, _ := pipes.count(); return made == 0 })
 	for name, test := range map[string]func(*testing.T){
 		"first":   TestWhatThePeerSaysFirstComesAfterTheAnswer,
 		"both":    TestBothDirectionsAtOnceArriveIdentical,
@@ -156,8 +160,6 @@ func TestAPipeWithLeftoversIsNotUsedAgain(t *testing.T) {
 func TestNoDescriptorForAPipe(t *testing.T) {
 	var s Conns
 	python, peer, _ := dialed(t, &s)
-	eventually(t, "its first look is over", func() bool { made, idle := pipes.count(); return made == idle })
-	pipes.closeIdle()
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
@@ -168,6 +170,7 @@ func TestNoDescriptorForAPipe(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
+	eventually(t, "no pipe is left", func() bool { pipes.closeIdle(); made, _ := pipes.count(); return made == 0 })
 	echoes(t, python, peer)
 	if made, _ := pipes.count(); made != 0 {
 		t.Errorf("%d pipes without a descriptor", made)
