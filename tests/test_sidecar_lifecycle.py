@@ -97,7 +97,7 @@ def what_fails(
 
 
 def works(node: TailnetHandle, peer: TailnetHandle, listener: TailnetListener) -> None:
-    """Connections come in, to the port there was, and go out."""
+    """Connections come in, to the port there was, and go out, and end in order."""
     ip, port = str(node.ip), listener.getsockname()[1]
     listener.settimeout(WAIT)
 
@@ -109,7 +109,9 @@ def works(node: TailnetHandle, peer: TailnetHandle, listener: TailnetListener) -
             with far:
                 far.sendall(b"hello")
                 assert address[0] == str(peer.ip)
-                return near.recv(5, socket.MSG_WAITALL) == b"hello"
+                assert near.recv(5, socket.MSG_WAITALL) == b"hello"
+                near.close()
+                return far.recv(1) == b""
         return False
 
     eventually("connections come in", greeted)
@@ -118,6 +120,7 @@ def works(node: TailnetHandle, peer: TailnetHandle, listener: TailnetListener) -
         with there.accept()[0] as far:
             out.sendall(b"out")
             assert far.recv(3, socket.MSG_WAITALL) == b"out"
+        assert out.recv(1) == b""
     assert node.whois(peer.ip).node.hostname == peer.hostname
     assert node.status().state == "Running"
 

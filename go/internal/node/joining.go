@@ -103,8 +103,8 @@ func (l *life) probe(ctx context.Context) (st *ipnstate.Status, prefs *ipn.Prefs
 		return nil, nil, l.absent(err)
 	}
 	defer c.Close()
+	l.meet(c)
 	if u, ok := c.(*net.UnixConn); ok {
-		l.process = proxied.PeerProcess(u)
 		if l.uid, err = proxied.PeerUID(u); err != nil {
 			return nil, nil, err
 		}

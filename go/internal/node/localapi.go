@@ -21,6 +21,7 @@ import (
 	"tailscale.com/safesocket"
 
 	"tailnet/internal/fault"
+	"tailnet/internal/proxied"
 )
 
 /*
@@ -157,14 +158,38 @@ func (l *life) loggedOut() error {
 	return fault.New(fault.NotRunning, "tailscaled at %s is logged out; run: sudo tailscale up, or give an auth_key to a new Tailnet", l.where)
 }
 
-// gone reports whether the daemon is not there any more. One that shuts down closes its
-// listening socket first; of one that was killed the kernel closes what it has in any order.
-func (l *life) gone() bool {
-	c, err := dialLocal(l.ctx, l.local)
-	if err == nil {
-		c.Close()
+// meet remembers the process at the other end of c, which is the daemon.
+func (l *life) meet(c net.Conn) *proxied.Process {
+	var p proxied.Process
+	if u, ok := c.(*net.UnixConn); ok {
+		p = proxied.PeerProcess(u)
 	}
-	return errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) || l.process.Ending()
+	l.process.Store(&p)
+	return &p
+}
+
+// meetAgain is for a daemon that may have restarted: its connections are those of another process.
+func (l *life) meetAgain() {
+	c, err := dialLocal(l.ctx, l.local)
+	if err != nil { // it is not known, and so not seen to end
+		l.process.Store(new(proxied.Process))
+		return
+	}
+	defer c.Close()
+	l.meet(c)
+}
+
+// gone tells of a connection through the process that was the daemon whether that is not there any
+// more. One that shuts down closes its listening socket first; of one that was killed the kernel
+// closes what it has in any order.
+func (l *life) gone(daemon *proxied.Process) func() bool {
+	return func() bool {
+		c, err := dialLocal(l.ctx, l.local)
+		if err == nil {
+			c.Close()
+		}
+		return errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) || daemon.Ending()
+	}
 }
 
 // quietLimit bounds awaitQuiet: what is left of close()'s three seconds is not known here.

@@ -316,7 +316,7 @@ func (l *life) acceptServed(ln *net.TCPListener, on []netip.Addr, a *bridge.Acce
 				reset(c)
 				return
 			}
-			a.HandOver(bridge.Through(c, l.gone), src)
+			a.HandOver(bridge.Through(c, l.gone(l.process.Load())), src)
 		})
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"sync"
+	"sync/atomic"
 
 	"tailscale.com/ipn"
 	"tailscale.com/paths"
@@ -32,16 +33,16 @@ type sidecar struct {
 }
 
 // life is what we have of a daemon from up to close. What join finds out is not changed
-// after it.
+// after it, but for the process, which is another one after a restart.
 type life struct {
 	*session
 	cfg     *Config
 	log     *logger
-	child   *child          // where we run it
-	tun     bool            // its node is on a network interface of the kernel
-	uid     uint32          // whom it belongs to
-	process proxied.Process // the daemon's, where it can be seen
-	node    string          // its node's stable ID: another one is not ours
+	child   *child // where we run it
+	tun     bool   // its node is on a network interface of the kernel
+	uid     uint32 // whom it belongs to
+	process atomic.Pointer[proxied.Process]
+	node    string // its node's stable ID: another one is not ours
 	serve   serving
 }
 
@@ -107,6 +108,7 @@ func (s *sidecar) reach(ctx context.Context) (*life, error) {
 // note takes in what the daemon says while the node is up.
 func (l *life) note(n ipn.Notify) {
 	if n.SessionID != "" { // the first of a watch; our entries live as long as that
+		l.meetAgain()
 		l.serve.watch(n.SessionID)
 	}
 	switch {

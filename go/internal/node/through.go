@@ -108,7 +108,7 @@ func (l *life) upgrade(c net.Conn, to netip.AddrPort) (_ bridge.Far, direct bool
 	switch {
 	case res.StatusCode == http.StatusSwitchingProtocols:
 		early, _ := r.Peek(r.Buffered()) // the peer may have spoken already
-		return bridge.Through(host, l.gone, early...), false, nil
+		return bridge.Through(host, l.gone(l.meet(c)), early...), false, nil
 	case res.Header.Get("Dial-Self") == "true":
 		return nil, true, nil
 	}
