@@ -4,7 +4,7 @@ Each round every contender has its turn, A B A B: two fresh processes on a fresh
 the same work. So a drift of the machine hits all alike, and what counts is the ratio in a round.
 Writes JSON lines and a report with plots, and prints each limit beside what was measured.
 
-    python -m benchmarks                                        what `make bench` does, some minutes
+    python -m benchmarks                                        what `make bench` does, ten minutes
     python -m benchmarks --rounds 7 --phases all                everything: an hour
     python -m benchmarks -c go sync --phases stream --scale .3  a quick look
     python -m benchmarks.profiles                               where the time goes

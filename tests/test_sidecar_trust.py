@@ -269,6 +269,10 @@ def through_a_tun() -> None:
                             assert far.recv(1) == b""
                             far.sendall(b"after the end")
                             assert near.recv(13, socket.MSG_WAITALL) == b"after the end"
+                for host in (v4, v6, node.hostname):
+                    with node.dial((host, 80), timeout=WAIT) as near, listener.accept()[0] as far:
+                        near.sendall(b"to itself")
+                        assert far.recv(9, socket.MSG_WAITALL) == b"to itself"
                 for there in (v4, v6):
                     with pytest.raises(TailnetListenError) as caught:
                         node.listen(f"[{there}]:80")

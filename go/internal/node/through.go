@@ -121,7 +121,7 @@ func (l *life) upgrade(c net.Conn, to netip.AddrPort) (_ bridge.Far, direct bool
 	return nil, false, errors.New(cause)
 }
 
-// routes reports whether an address is a peer's, or routed by one.
+// routes reports whether an address is the node's own, a peer's, or routed by one.
 func (s *session) routes(ctx context.Context, ip netip.Addr) (bool, error) {
 	prefixes, generation := s.cache.routed()
 	if prefixes == nil {
@@ -134,6 +134,9 @@ func (s *session) routes(ctx context.Context, ip netip.Addr) (bool, error) {
 			if p.AllowedIPs != nil {
 				prefixes = append(prefixes, p.AllowedIPs.AsSlice()...)
 			}
+		}
+		for _, own := range st.TailscaleIPs {
+			prefixes = append(prefixes, netip.PrefixFrom(own, own.BitLen()))
 		}
 		s.cache.setRouted(prefixes, generation)
 	}
