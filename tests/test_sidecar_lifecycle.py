@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +24,7 @@ from tailnet.testing import Testnet
 from tests.conftest import WAIT, eventually, nothing_left
 from tests.daemon import Daemon
 from tests.faces import Face
-from tests.sidecar import States, config, knows, served
+from tests.sidecar import States, config, knows, program, said, served, tell
 from tests.test_error_table import descriptors
 
 # For what has gone: long enough for this machine, far from any timeout of a daemon that is there.
@@ -317,6 +319,63 @@ def test_a_killed_daemon_resets_every_connection(
         for each in ours:
             with pytest.raises(ConnectionResetError):
                 read_to_the_end(each)
+
+
+DIALS = """
+    from concurrent.futures import ThreadPoolExecutor
+    def whole(_):
+        with node.dial((%r, %d), timeout=60) as near:
+            while near.recv(1 << 16):
+                pass
+    node = up()
+    with ThreadPoolExecutor(%d) as pool:
+        print("up", flush=True)
+        sys.stdin.readline()
+        dials = [pool.submit(whole, n) for n in range(%d)]
+    print(*(type(dial.exception()).__name__ for dial in dials), flush=True)
+"""
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_the_daemon_restarts_while_a_stopped_program_dials(
+    daemon: Daemon, peer: TailnetHandle, end: str
+) -> None:
+    """What then was cut off does not look complete, although a daemon is there again."""
+    count = 10
+    with (
+        peer.listen(":0", backlog=count) as listener,
+        program(
+            daemon.socket, DIALS % (str(peer.ip), listener.getsockname()[1], count, count)
+        ) as other,
+        contextlib.ExitStack() as stack,
+    ):
+        assert said(other) == "up"
+        with daemon.frozen():
+            before = connections_to(daemon)  # there, none of them goes while it is frozen
+            tell(other)
+            eventually("it dials", lambda: connections_to(daemon) >= before + count)
+            eventually("it waits for answers", lambda: set(task_states(other.pid)) == {"S"})
+            other.send_signal(signal.SIGSTOP)
+        for _ in range(count):
+            far = stack.enter_context(listener.accept()[0])
+            far.setblocking(False)
+            far.send(bytes(3 << 20))
+        getattr(daemon, end)()
+        daemon.start()
+        is_running(daemon)
+        other.send_signal(signal.SIGCONT)
+        assert set(said(other).split()) <= {"ConnectionResetError", "TailnetDialError"}
+
+
+def connections_to(daemon: Daemon) -> int:
+    """Return how many sockets of the daemon's path there are, its listening one included."""
+    return Path("/proc/net/unix").read_text("ascii").count(f" {daemon.socket}\n")
+
+
+def task_states(pid: int) -> list[str]:
+    """Return what the threads of a process do: S where one sleeps."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [(task / "stat").read_text("ascii").rpartition(")")[2].split()[0] for task in tasks]
 
 
 def read_to_the_end(conn: socket.socket) -> None:

@@ -113,7 +113,9 @@ func (s *session) dialError(ctx context.Context, addr Address, err error) error 
 		return err
 	}
 	if errors.Is(err, context.Canceled) { // by whileRunning
-		err = syscall.ECONNABORTED
+		f = fault.New(fault.Dial, "cannot dial %v: the node did not run for a moment meanwhile, and runs again; dial again", addr)
+		f.Errno = int(syscall.ECONNABORTED)
+		return f
 	}
 	cause := err
 	var op *net.OpError

@@ -103,7 +103,7 @@ func (l *life) probe(ctx context.Context) (st *ipnstate.Status, prefs *ipn.Prefs
 		return nil, nil, l.absent(err)
 	}
 	defer c.Close()
-	l.meet(c)
+	l.process.Store(daemonOf(c))
 	if u, ok := c.(*net.UnixConn); ok {
 		if l.uid, err = proxied.PeerUID(u); err != nil {
 			return nil, nil, err

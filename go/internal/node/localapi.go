@@ -158,25 +158,24 @@ func (l *life) loggedOut() error {
 	return fault.New(fault.NotRunning, "tailscaled at %s is logged out; run: sudo tailscale up, or give an auth_key to a new Tailnet", l.where)
 }
 
-// meet remembers the process at the other end of c, which is the daemon.
-func (l *life) meet(c net.Conn) *proxied.Process {
+// daemonOf returns the process at the other end of c. It is to be asked as soon as c is there: of
+// one that has ended meanwhile nothing is known, and it would not be seen to have ended.
+func daemonOf(c net.Conn) *proxied.Process {
 	var p proxied.Process
 	if u, ok := c.(*net.UnixConn); ok {
 		p = proxied.PeerProcess(u)
 	}
-	l.process.Store(&p)
 	return &p
 }
 
-// meetAgain is for a daemon that may have restarted: its connections are those of another process.
+// meetAgain is for a daemon that may have restarted: who comes in does so through another process.
 func (l *life) meetAgain() {
-	c, err := dialLocal(l.ctx, l.local)
-	if err != nil { // it is not known, and so not seen to end
-		l.process.Store(new(proxied.Process))
-		return
+	daemon := new(proxied.Process)
+	if c, err := dialLocal(l.ctx, l.local); err == nil {
+		daemon = daemonOf(c)
+		c.Close()
 	}
-	defer c.Close()
-	l.meet(c)
+	l.process.Store(daemon)
 }
 
 // gone tells of a connection through the process that was the daemon whether that is not there any

@@ -38,11 +38,11 @@ type life struct {
 	*session
 	cfg     *Config
 	log     *logger
-	child   *child // where we run it
-	tun     bool   // its node is on a network interface of the kernel
-	uid     uint32 // whom it belongs to
-	process atomic.Pointer[proxied.Process]
-	node    string // its node's stable ID: another one is not ours
+	child   *child                          // where we run it
+	tun     bool                            // its node is on a network interface of the kernel
+	uid     uint32                          // whom it belongs to
+	process atomic.Pointer[proxied.Process] // through which who comes in does
+	node    string                          // its node's stable ID: another one is not ours
 	serve   serving
 }
 

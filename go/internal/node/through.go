@@ -67,8 +67,9 @@ func (l *life) dialServed(ctx context.Context, to netip.AddrPort) (_ bridge.Far,
 	if err != nil {
 		return nil, false, l.failed(ctx, "dial", err)
 	}
+	gone := l.gone(daemonOf(c))
 	stop := context.AfterFunc(ctx, func() { c.Close() })
-	far, direct, err := l.upgrade(c, to)
+	far, direct, err := l.upgrade(c, to, gone)
 	if !stop() {
 		err = ctx.Err()
 	}
@@ -80,7 +81,7 @@ func (l *life) dialServed(ctx context.Context, to netip.AddrPort) (_ bridge.Far,
 }
 
 // upgrade makes a connection to the LocalAPI one to a peer, as local.Client.UserDial does.
-func (l *life) upgrade(c net.Conn, to netip.AddrPort) (_ bridge.Far, direct bool, err error) {
+func (l *life) upgrade(c net.Conn, to netip.AddrPort, gone func() bool) (_ bridge.Far, direct bool, err error) {
 	host, ok := c.(bridge.HostConn)
 	if !ok {
 		return nil, false, fault.New(fault.Internal, "no way to carry a %T", c)
@@ -108,7 +109,7 @@ func (l *life) upgrade(c net.Conn, to netip.AddrPort) (_ bridge.Far, direct bool
 	switch {
 	case res.StatusCode == http.StatusSwitchingProtocols:
 		early, _ := r.Peek(r.Buffered()) // the peer may have spoken already
-		return bridge.Through(host, l.gone(l.meet(c)), early...), false, nil
+		return bridge.Through(host, gone, early...), false, nil
 	case res.Header.Get("Dial-Self") == "true":
 		return nil, true, nil
 	}
