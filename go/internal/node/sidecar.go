@@ -41,7 +41,7 @@ type life struct {
 	child   *child                          // where we run it
 	tun     bool                            // its node is on a network interface of the kernel
 	uid     uint32                          // whom it belongs to
-	process atomic.Pointer[proxied.Process] // through which who comes in does
+	process atomic.Pointer[proxied.Process] // the daemon, as it was when this watch of it began
 	node    string                          // its node's stable ID: another one is not ours
 	serve   serving
 }
