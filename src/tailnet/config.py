@@ -41,6 +41,7 @@ from pydantic import (
     model_validator,
 )
 
+from ._files import CONFIG_LIMIT, KEY_LIMIT, read_text
 from ._settings import Settings, without_frames
 from .errors import TailnetConfigError
 from .retry import RetryPolicy
@@ -293,13 +294,11 @@ class TailnetConfig(Settings):
     @classmethod
     def _from_file(cls, path: str | os.PathLike[str]) -> Self:
         path = Path(path).absolute()  # what it names is there, wherever the program then goes
+        text = read_text(path, CONFIG_LIMIT)
         problem = ""
         document: Any = None
         try:
-            text = path.read_text(encoding="utf-8")
             document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-        except OSError as e:
-            problem = f"cannot read {path}: {e.strerror}"
         except RecursionError:
             problem = f"{path} is nested too deep"
         except ValueError as e:  # its message quotes a position, not the text
@@ -496,19 +495,12 @@ class TailnetConfig(Settings):
         if self.auth_key_file is None:
             return ""
         path = self.auth_key_file
-        try:
-            lines = path.read_text(encoding="utf-8").strip().splitlines()
-        except OSError as e:
-            problem = (
-                f"auth_key_file: cannot read {path}: {e.strerror}; name a file this user may read"
-            )
-        except UnicodeDecodeError:
-            problem = f"auth_key_file: {path} is not text; it holds the key, and nothing else"
-        else:
-            if lines:
-                return _key_from(f"auth_key_file {path}", lines[0].strip())
-            problem = f"auth_key_file: {path} is empty; it holds the key, and nothing else"
-        raise TailnetConfigError(problem)
+        text = read_text(path, KEY_LIMIT, "auth_key_file", "name a file this user may read")
+        if lines := text.strip().splitlines():
+            return _key_from(f"auth_key_file {path}", lines[0].strip())
+        raise TailnetConfigError(
+            f"auth_key_file: {path} is empty; it holds the key, and nothing else"
+        )
 
     def to_native(self, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Return the document of tailnet_node_new, with every variable and file resolved.
