@@ -26,6 +26,7 @@ from tailnet import (
     TailnetListener,
     TailnetSocket,
 )
+from tests.threads import Pool, finished, started
 
 T = TypeVar("T")
 Address = tuple[str, int]
@@ -74,15 +75,14 @@ class Sync:
                 pressed.append(time.monotonic())
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-        presser = threading.Thread(target=press)
-        presser.start()
+        presser = started(press)
         try:
             call()
         except KeyboardInterrupt:
             return time.monotonic() - pressed[0]
         finally:
             over.set()
-            presser.join()
+            finished(presser)
         raise AssertionError("it ended by itself")
 
 
@@ -162,13 +162,14 @@ class Async:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, name="asyncio")
+        self._thread = threading.Thread(target=self.loop.run_forever, name="asyncio", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """End the loop."""
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
+        self._thread.join(LIMIT)
+        assert not self._thread.is_alive(), "something blocks the event loop"
         self.loop.close()
 
     def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = LIMIT) -> T:
@@ -198,8 +199,7 @@ class Async:
 
     def interrupted(self, call: Callable[[], object]) -> float:
         """Cancel the task behind `call` while it waits; return how long it then took to end."""
-        caller = concurrent.futures.ThreadPoolExecutor(1)
-        with caller:
+        with Pool(1) as caller:
             before = self._tasks()
             ending = caller.submit(call)
             task = next(iter(self._await_new_task(before)))

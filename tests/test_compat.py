@@ -15,7 +15,6 @@ import threading
 import urllib.request
 import wsgiref.simple_server
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -31,6 +30,7 @@ from anyio.abc import SocketAttribute
 from tailnet import TailnetHandle, TailnetListener
 from tailnet.testing import Testnet
 from tests.conftest import WAIT, acquaint, nothing_left
+from tests.threads import Pool, finished, started
 
 BODY = hashlib.shake_128(b"body").digest(1 << 20)
 
@@ -229,7 +229,7 @@ def test_client_on_each_loop(
         await writer.wait_closed()
         return data
 
-    with ThreadPoolExecutor(1) as pool:
+    with Pool(1) as pool:
         serving = pool.submit(serve)
         near = client.dial(listener.getsockname())
         near.setblocking(False)
@@ -321,7 +321,7 @@ def test_tls_in_threads(
 
     address = given_away.getsockname()
     given_away.settimeout(WAIT)
-    with ThreadPoolExecutor(1) as pool:
+    with Pool(1) as pool:
         serving = pool.submit(serve)
         near = client.create_connection(address, WAIT)
         with (
@@ -371,13 +371,12 @@ def serving(server: socketserver.BaseServer, listener: TailnetListener) -> Itera
     """Serve on the listener instead of what the server would bind."""
     cast("Any", server).socket.close()
     cast("Any", server).socket = listener
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
+    thread = started(server.serve_forever, 0.01)
     try:
         yield
     finally:
         server.shutdown()
-        thread.join()
+        finished(thread)
         server.server_close()
 
 
@@ -413,7 +412,7 @@ def test_50_requests_at_once_over_connections_kept_alive(client: TailnetHandle) 
 
     names: set[tuple[str, int]] = set()
     met = threading.Barrier(50)
-    with ThreadPoolExecutor(50) as pool:
+    with Pool(50) as pool:
         assert len(set(pool.map(ask, range(50)))) == 50
     assert len(names) == 50
 
@@ -508,7 +507,7 @@ def test_uvicorn(
     own = given_away.getsockname()
     running = uvicorn.Server(config)
 
-    with ThreadPoolExecutor(1) as pool:
+    with Pool(1) as pool:
         serving = pool.submit(run_on, new_loop(), running.serve(sockets=[given_away]))
         try:
             with contextlib.closing(Connection(client, own[0])) as http:
@@ -544,7 +543,7 @@ def test_trio(listener: TailnetListener, server: TailnetHandle, client: TailnetH
                         await stream.send_all(data)
             await sock.aclose()
 
-    with ThreadPoolExecutor(1) as pool:
+    with Pool(1) as pool:
         serving = pool.submit(trio.run, serve)
         with client.dial("server:80") as near:
             near.settimeout(WAIT)
@@ -570,7 +569,7 @@ def test_anyio(listener: TailnetListener, client: TailnetHandle) -> None:
                 await sock.serve(handle)
 
     seen: list[Any] = []
-    with ThreadPoolExecutor(1) as pool:
+    with Pool(1) as pool:
         serving = pool.submit(anyio.run, serve)
         with client.dial("server:80") as near:
             near.settimeout(WAIT)

@@ -8,7 +8,6 @@ import hashlib
 import socket
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -29,6 +28,7 @@ from tests.backends import DIFFERENCES, Embedded
 from tests.conftest import eventually, knows, nothing_left
 from tests.faces import Conn, Face, Node, hears
 from tests.test_error_table import descriptors
+from tests.threads import Pool
 
 Pair = tuple[Node, Node]
 
@@ -286,7 +286,7 @@ def test_200_connections_at_once(nodes: Pair) -> None:
     with (
         nothing_left(),
         contextlib.closing(server.listen(":85", backlog=count)) as listener,
-        ThreadPoolExecutor(20) as pool,
+        Pool(20) as pool,
     ):
         dialing = [pool.submit(client.dial, f"{server.handle.ip}:85") for _ in range(count)]
         accepted: dict[Any, Any] = {}
@@ -328,8 +328,8 @@ def test_256_mib_both_ways_at_once(nodes: Pair) -> None:
             length += len(data)
         return length, seen.hexdigest()
 
-    pool: ThreadPoolExecutor
-    with nothing_left(), connected(nodes) as ends, ThreadPoolExecutor(4) as pool:
+    pool: Pool
+    with nothing_left(), connected(nodes) as ends, Pool(4) as pool:
         sending = [pool.submit(send, end) for end in ends]
         for receiving in [pool.submit(receive, end) for end in ends]:
             assert receiving.result() == (size, wanted.hexdigest())
@@ -495,7 +495,7 @@ def test_leaving_ends_what_belongs_to_it(face: Face, backend: Embedded, nodes: P
                 except OSError as e:
                     woken.append(e)
 
-            with ThreadPoolExecutor(2) as pool:
+            with Pool(2) as pool:
                 pool.submit(accept)
                 leaving = pool.submit(node.close)
                 assert near.receive() == b""
@@ -524,7 +524,7 @@ def test_what_was_written_arrives_50_times_of_50(
     server, _ = nodes
     data = hashlib.shake_128(b"8 MiB").digest(8 << 20)
     wanted = hashlib.sha256(data).hexdigest()
-    with contextlib.closing(server.listen(":87")) as listener, ThreadPoolExecutor(1) as pool:
+    with contextlib.closing(server.listen(":87")) as listener, Pool(1) as pool:
 
         def receive() -> str:
             conn, _ = listener.accept()

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -28,17 +27,18 @@ from tailnet import (
 from tailnet.testing import Testnet
 from tests.conftest import WAIT, acquaint, eventually, nothing_left
 from tests.test_listener import is_taken, wait_in_accept, waits
+from tests.threads import Pool
 
 
 def test_several_threads_are_woken_from_timeouts(net: Testnet) -> None:
     """Every thread that sits in accept with a timeout is woken when the node closes."""
     with nothing_left():
         tn = net.tailnet("crowd-timeout").up()
-        with tn.listen(":80") as listener, listener.dup() as twin, ThreadPoolExecutor(6) as pool:
+        with tn.listen(":80") as listener, listener.dup() as twin, Pool(6) as pool:
             listener.settimeout(10.0)
             twin.settimeout(10.0)
             waiting = [pool.submit(wait_in_accept, each) for each in (listener, twin) * 3]
-            eventually("all wait", lambda: all(map(waits, pool._threads)))
+            eventually("all wait", lambda: all(map(waits, pool.threads)))
             tn.close()
             for each in waiting:
                 error = each.result(WAIT)
@@ -148,7 +148,7 @@ def test_what_a_close_cuts_off_does_not_look_complete(net: Testnet, server: Tail
         acquaint(tn, server)
         near = tn.dial(listener.getsockname())
         far, _ = listener.accept()
-        with near, far, ThreadPoolExecutor(1) as pool:
+        with near, far, Pool(1) as pool:
             sending = pool.submit(far.sendall, bytes(32 << 20))
             eventually("there is more than has room", lambda: not is_writable(far))
             tn.close(1)
@@ -212,7 +212,7 @@ def test_calls_that_a_close_overtakes(net: Testnet) -> None:
                 except TailnetError as e:
                     return e
 
-        with ThreadPoolExecutor(6) as pool:
+        with Pool(6) as pool:
             asking = [pool.submit(ask, call) for call in calls * 2]
             tn.close()
             for ended in asking:
@@ -224,7 +224,7 @@ def test_calls_that_a_close_overtakes(net: Testnet) -> None:
 
 def test_a_close_overtakes_who_joins() -> None:
     """Each of several threads in up() is told which node was closed."""
-    with nothing_left(), Testnet() as own, ThreadPoolExecutor(4) as pool:
+    with nothing_left(), Testnet() as own, Pool(4) as pool:
         own.control.fault("hang")
         tailnet = own.tailnet("brief")
         joining = [pool.submit(tailnet.up) for _ in range(4)]

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from tailnet.testing import Testnet
 from tests.conftest import eventually, nothing_left
 from tests.faces import Face
 from tests.sidecar import root
+from tests.threads import Pool
 
 ONCE = RetryPolicy(retries=0)
 
@@ -172,7 +172,7 @@ def test_two_control_servers_do_not_mix(face: Face, net: Testnet) -> None:
 
 def test_many_join_at_the_same_time(net: Testnet) -> None:
     """Ten nodes of one process, joining in threads, all come up with addresses of their own."""
-    with contextlib.ExitStack() as stack, ThreadPoolExecutor(10) as pool:
+    with contextlib.ExitStack() as stack, Pool(10) as pool:
         tailnets = [net.tailnet("crowd") for _ in range(10)]
         for tailnet in tailnets:
             stack.callback(tailnet.close)
@@ -302,7 +302,7 @@ def test_on_login_waits_for_approval_too(face: Face) -> None:
     with (
         Testnet(require_approval=True) as net,
         joining(face, net, "waiting") as tailnet,
-        ThreadPoolExecutor(1) as pool,
+        Pool(1) as pool,
     ):
         joined = pool.submit(up, face, tailnet, on_login=lambda _: None, timeout=30)
         eventually("the control server has met it", net.control.nodes)
@@ -557,7 +557,7 @@ def test_closing_ends_a_wait_in_up(face: Face) -> None:
     with (
         Testnet() as net,
         joining(face, net, "cut", retry=ONCE) as tailnet,
-        ThreadPoolExecutor(1) as pool,
+        Pool(1) as pool,
     ):
         net.control.fault("hang")
         waiting = pool.submit(up, face, tailnet)

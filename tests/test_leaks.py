@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from tailnet import (
 )
 from tailnet.testing import Testnet
 from tests.conftest import nothing_left
+from tests.threads import Pool
 from tests.waiting import eventually
 
 MIB = 1 << 20
@@ -78,7 +78,7 @@ def connections(net: Testnet) -> tuple[int, int]:
     with (
         net.tailnet("many") as tn,
         net.tailnet("dialer") as dialer,
-        ThreadPoolExecutor(9) as pool,
+        Pool(9) as pool,
         tn.listen(":80", backlog=256) as listener,
     ):
 
@@ -401,7 +401,7 @@ def test_closing_after_thousands_of_connections(net: Testnet) -> None:
     with nothing_left(), net.tailnet("target") as target:
         listener = target.listen(":80", backlog=512)
         tn = net.tailnet("hurried").up()
-        with listener, ThreadPoolExecutor(9) as pool:
+        with listener, Pool(9) as pool:
 
             def drop() -> None:
                 with contextlib.suppress(OSError):

@@ -15,7 +15,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ import pytest
 from tailnet import TailnetHandle, TailnetListener, TailnetListenError, TailnetRefused
 from tailnet.testing import Testnet
 from tests.conftest import WAIT, acquaint, eventually, nothing_left
+from tests.threads import Pool, started
 
 
 def is_taken(node: TailnetHandle, port: int) -> bool:
@@ -149,7 +149,7 @@ def test_plain_outlives_its_listener(net: Testnet, client: TailnetHandle) -> Non
 
 def test_closing_the_listener_wakes_who_waits_in_plain(server: TailnetHandle) -> None:
     """Whoever sits in accept of a plain socket gets a connection that ends at once."""
-    with nothing_left(), ThreadPoolExecutor(1) as pool:
+    with nothing_left(), Pool(1) as pool:
         listener = server.listen(":80")
         with listener.plain() as plain:
             waiting = pool.submit(plain.accept)
@@ -252,7 +252,7 @@ def test_other_processes_are_turned_away(
     server: TailnetHandle, client: TailnetHandle, timeout: float | None
 ) -> None:
     """Another process of this user that connects to the path is sent away, and accept goes on."""
-    with nothing_left(), server.listen(":80") as listener, ThreadPoolExecutor(1) as pool:
+    with nothing_left(), server.listen(":80") as listener, Pool(1) as pool:
         listener.settimeout(timeout)
         accepting = pool.submit(listener.accept)
         intruder = subprocess.run(
@@ -393,8 +393,7 @@ def woken_by(
 ) -> BaseException | None:
     """Return what somebody gets who sits in accept when something is closed."""
     ended: list[BaseException | None] = []
-    thread = threading.Thread(target=lambda: ended.append(wait(listener)))
-    thread.start()
+    thread = started(lambda: ended.append(wait(listener)))
     eventually("it waits in accept", lambda: waits(thread))
     close()
     thread.join(WAIT)
@@ -431,9 +430,9 @@ def test_several_threads_are_woken(net: Testnet) -> None:
     """Every thread that sits in a blocking accept is woken when the node closes, on each view."""
     with nothing_left():
         tn = net.tailnet("crowd").up()
-        with tn.listen(":80") as listener, listener.dup() as twin, ThreadPoolExecutor(6) as pool:
+        with tn.listen(":80") as listener, listener.dup() as twin, Pool(6) as pool:
             waiting = [pool.submit(wait_in_accept, each) for each in (listener, twin) * 3]
-            eventually("all wait", lambda: all(map(waits, pool._threads)))
+            eventually("all wait", lambda: all(map(waits, pool.threads)))
             tn.close()
             assert all(isinstance(each.result(WAIT), OSError) for each in waiting)
 

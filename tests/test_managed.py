@@ -9,7 +9,6 @@ import re
 import signal
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from tests.managed import (
     read,
     script,
 )
+from tests.threads import Pool
 
 
 @pytest.fixture(autouse=True)
@@ -146,7 +146,7 @@ def test_a_person_must_act(face: Face) -> None:
             net.control.approve()
             face.up(tailnet, timeout=20)
             assert daemons() == child
-        with managed(face, net, "patient") as tailnet, ThreadPoolExecutor(1) as pool:
+        with managed(face, net, "patient") as tailnet, Pool(1) as pool:
             login = net.control.complete_login
             up: Any = pool.submit(face.up, tailnet, on_login=login, timeout=20)
             eventually("it is met", lambda: "patient" in {n.hostname for n in net.control.nodes()})

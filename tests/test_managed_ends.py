@@ -9,7 +9,6 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from tests.conftest import eventually
 from tests.daemon import stopped
 from tests.faces import Face
 from tests.managed import daemons, managed, no_child_left, program, read
+from tests.threads import Pool
 from tests.waiting import sits_in
 
 
@@ -81,7 +81,7 @@ def received(listener: Any) -> str:
 def test_what_a_program_wrote(net: Testnet, client: TailnetHandle, end: str) -> None:
     """What it wrote before it ended, or was interrupted, arrives."""
     lines = ["os.setpgid(0, 0)", f"pid = tn.up().dial('{client.ip}:80', timeout=20)"]
-    with client.listen(":80") as listener, ThreadPoolExecutor(1) as pool:
+    with client.listen(":80") as listener, Pool(1) as pool:
         receiving = pool.submit(received, listener)
         with program(net, *lines, "pid.sendall(bytes(4 << 20))", *STAY) as running:
             assert running.stdout
@@ -94,7 +94,7 @@ def test_what_a_program_wrote(net: Testnet, client: TailnetHandle, end: str) -> 
 def test_8_mib_10_times_of_10(face: Face, net: Testnet, client: TailnetHandle) -> None:
     """Dial, send 8 MiB, close, leave: the peer has every byte, and leaving takes no 3 s."""
     data = hashlib.shake_128(b"8 MiB").digest(8 << 20)
-    with client.listen(":87") as listener, ThreadPoolExecutor(1) as pool:
+    with client.listen(":87") as listener, Pool(1) as pool:
         for _ in range(10):
             receiving = pool.submit(received, listener)
             with managed(face, net, f"sender-{face.name}") as tailnet:

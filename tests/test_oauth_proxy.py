@@ -14,6 +14,7 @@ from types import ModuleType
 import pytest
 
 from tailnet.testing import Testnet
+from tests.threads import finished, started
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "oauth_proxy" / "proxy.py"
 
@@ -46,11 +47,10 @@ def upstream() -> Iterator[str]:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Echo) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+        thread = started(server.serve_forever)
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-        thread.join()
+        finished(thread)
 
 
 def write_config(path: Path, upstream: str, **tailscale: object) -> Path:
@@ -92,8 +92,7 @@ def test_it_runs_and_stops_through_all_four_states(
 
         service = example.Service(path, on_state)
         codes: list[int] = []
-        thread = threading.Thread(target=lambda: codes.append(service.run()))
-        thread.start()
+        thread = started(lambda: codes.append(service.run()))
         assert running.wait(30)
         client = http.client.HTTPConnection("oauth-proxy")
         client.sock = caller.create_connection(("oauth-proxy", 80), timeout=30)

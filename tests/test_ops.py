@@ -29,6 +29,7 @@ from tailnet._fd import Fd
 from tailnet._wait import Steps, wait, wait_async
 from tests import runners
 from tests.runners import Pair, Run, owner, soon
+from tests.threads import finished, started
 
 T = TypeVar("T")
 GIVE_UP = [
@@ -90,10 +91,9 @@ def test_reply_may_be_large(run: Run, pair: Pair) -> None:
         with go:
             go.sendall(json.dumps({"ok": document}).encode() + b"\n")
 
-    thread = threading.Thread(target=answer)
-    thread.start()
+    thread = started(answer)
     assert run(_ops.reply(fd, None, "x")) == document
-    thread.join()
+    finished(thread)
 
 
 @pytest.mark.parametrize(
@@ -260,13 +260,10 @@ def test_close_wakes_a_thread(pair: Pair) -> None:
     lines = _ops.Lines(pair[0])
     waiting = threading.Event()
     found: list[Any] = []
-    thread = threading.Thread(
-        target=lambda: found.append(wait(observed(lines.next(None, "x"), waiting.set)))
-    )
-    thread.start()
+    thread = started(lambda: found.append(wait(observed(lines.next(None, "x"), waiting.set))))
     assert waiting.wait(10)
     lines.close()
-    thread.join(10)
+    finished(thread)
     assert found == [None]
     assert pair[0].fileno() == -1
 

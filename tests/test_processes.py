@@ -641,7 +641,7 @@ def test_gunicorn_forks_workers_onto_an_inherited_listener(
         own_net,
         f"""
         import http.client
-        from concurrent.futures import ThreadPoolExecutor
+        from tests.threads import Pool
         with Tailnet(TailnetConfig.from_env(hostname="parent")) as tn, tn.listen(":80") as listener:
             os.set_inheritable(listener.fileno(), True)
             command = [sys.executable, "-m", "gunicorn", "-w", "2", "-b", f"fd://{{listener.fileno()}}",
@@ -656,7 +656,7 @@ def test_gunicorn_forks_workers_onto_an_inherited_listener(
                 client.close()
                 return body.split(" ")
             try:
-                with ThreadPoolExecutor(2) as both:
+                with Pool(2) as both:
                     answers = list(both.map(ask, ["/both", "/both"]))
                 print(len({{pid for pid, _ in answers}}))
                 answers += [ask("/") for _ in range(60)]

@@ -6,7 +6,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from tests.conftest import WAIT, eventually, nothing_left
 from tests.daemon import Daemon, Proxy
 from tests.faces import Async, Face
 from tests.sidecar import States, beside, config, greet, served, serving
+from tests.threads import Pool
 
 # go/internal/node/localapi.go: a question is given 5 s, and then it is asked for 1 s whether it
 # runs at all; what waits for a peer ends once the daemon has missed a beat, after 5 s and 5 s.
@@ -46,7 +46,7 @@ def test_every_call(face: Face, daemon: Daemon, peer: TailnetHandle) -> None:
         face.node(config(daemon)) as node,
         contextlib.closing(node.listen(":8080")) as listener,
         contextlib.closing(States(face, node.handle)) as states,
-        ThreadPoolExecutor(10) as pool,
+        Pool(10) as pool,
     ):
         states.until("Running")
         former = serving(daemon)
@@ -143,7 +143,7 @@ def test_while_a_person_is_awaited(how: str) -> None:
         Testnet(require_approval=True) as net,
         Daemon(net) as daemon,
         contextlib.closing(beside(daemon, control_url=net.url, auth_key=net.auth_key)) as tailnet,
-        ThreadPoolExecutor(1) as pool,
+        Pool(1) as pool,
         contextlib.ExitStack() as last,
     ):
         up = pool.submit(tailnet.up, on_login=print)

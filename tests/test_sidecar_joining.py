@@ -26,6 +26,7 @@ from tests.conftest import WAIT, nothing_left
 from tests.daemon import NOBODY, Daemon, Proxy
 from tests.faces import Face
 from tests.sidecar import beside, config, program, root, said
+from tests.threads import finished, started
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -156,14 +157,13 @@ def test_something_else_listens(face: Face, short: str, answer: str) -> None:
                         conn.sendall(data)
                         conn.shutdown(socket.SHUT_WR)
 
-        thread = threading.Thread(target=serve)
-        thread.start()
+        thread = started(serve)
         try:
             how = "" if answer == "silence" else " as a tailscaled"
             refused(face, short, TailnetNotRunning, f"{short} does not answer{how}")
         finally:
             listener.shutdown(socket.SHUT_RDWR)
-            thread.join()
+            finished(thread)
 
 
 @root

@@ -322,13 +322,13 @@ def test_a_killed_daemon_resets_every_connection(
 
 
 DIALS = """
-    from concurrent.futures import ThreadPoolExecutor
+    from tests.threads import Pool
     def whole(_):
         with node.dial((%r, %d), timeout=60) as near:
             while near.recv(1 << 16):
                 pass
     node = up()
-    with ThreadPoolExecutor(%d) as pool:
+    with Pool(%d) as pool:
         print("up", flush=True)
         sys.stdin.readline()
         dials = [pool.submit(whole, n) for n in range(%d)]

@@ -7,9 +7,7 @@ import contextlib
 import http.client
 import http.server
 import socketserver
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -17,11 +15,12 @@ from tailnet import AsyncTailnet, Tailnet, TailnetConfig, TailnetHandle
 from tailnet.testing import Testnet
 from tests.conftest import WAIT, eventually, nothing_left
 from tests.daemon import Daemon
+from tests.threads import Pool, finished, started
 
 
 def echo(config: TailnetConfig, call: Callable[[str, int], bytes]) -> bytes:
     """Serve one connection; `call` is somebody else."""
-    with Tailnet(config) as tn, tn.listen(":7") as listener, ThreadPoolExecutor(1) as pool:
+    with Tailnet(config) as tn, tn.listen(":7") as listener, Pool(1) as pool:
         answer = pool.submit(call, str(tn.ip), 7)
         conn, peer = listener.accept()
         with conn:
@@ -108,8 +107,7 @@ def test_http_server(
     body = bytes(range(256)) * 1000
     with nothing_left(), node.listen(":0") as listener:
         server.socket = listener
-        thread = threading.Thread(target=server.serve_forever, args=[0.01])
-        thread.start()
+        thread = started(server.serve_forever, 0.01)
         try:
             for turn in range(10):
                 asking = http.client.HTTPConnection("node", timeout=WAIT)
@@ -122,6 +120,6 @@ def test_http_server(
                 assert thread.is_alive()
         finally:
             server.shutdown()
-            thread.join()
+            finished(thread)
             server.server_close()
     assert capfd.readouterr() == ("", "")  # socketserver prints what a request raises

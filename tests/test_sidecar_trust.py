@@ -7,10 +7,8 @@ import errno
 import functools
 import json
 import socket
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -21,6 +19,7 @@ from tests.conftest import WAIT, eventually, nothing_left
 from tests.daemon import NAMESPACE, NOBODY, Daemon, as_user, in_namespace
 from tests.daemon import run as run_program
 from tests.sidecar import PORT, beside, greet, knows, program, root, said, served
+from tests.threads import Pool, finished, started
 
 # --- who is believed ---
 
@@ -184,15 +183,14 @@ def test_short_connections(
 
     with node.listen(f":{port}", backlog=count) as listener:
         listener.settimeout(None)
-        thread = threading.Thread(target=accept)
-        thread.start()
-        with ThreadPoolExecutor(parallel) as pool:
+        thread = started(accept)
+        with Pool(parallel) as pool:
             list(pool.map(call, range(count)))
         try:
             eventually("all have arrived or been refused", all_told)
         finally:
             listener.close()
-            thread.join()
+            finished(thread)
             print(f"short connections, {parallel} at once: {len(got)} of {count} arrived")
     assert set(got) <= {b"%d" % n for n in range(count)}
     assert len(set(got)) == len(got) > 0

@@ -18,7 +18,6 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ import trustme
 from tailnet import TailnetHandle, TailnetListener, TailnetRefused, TailnetSocket, _lib
 from tailnet.testing import Testnet
 from tests.conftest import WAIT, acquaint, eventually, nothing_left
+from tests.threads import Pool
 
 Ends = tuple[TailnetSocket, TailnetSocket]  # the accepted one, the dialed one
 
@@ -349,7 +349,7 @@ def test_sendfile_sends_a_part(ends: Ends, tmp_path: Path) -> None:
     data = hashlib.shake_128(b"file").digest(4 << 20)
     path = tmp_path / "file"
     path.write_bytes(data)
-    with ThreadPoolExecutor(1) as pool, path.open("rb") as file:
+    with Pool(1) as pool, path.open("rb") as file:
         receiving = pool.submit(exactly, far, 3 << 20)
         assert near.sendfile(file, offset=1 << 19, count=3 << 20) == 3 << 20
         assert receiving.result(WAIT) == data[1 << 19 :][: 3 << 20]
@@ -359,7 +359,7 @@ def test_sendfile_sends_a_part(ends: Ends, tmp_path: Path) -> None:
 def test_what_was_written_before_close_arrives(ends: Ends, sender: int) -> None:
     """Close right after a write of 4 MiB: every byte arrives, then a clean end."""
     data = hashlib.shake_128(b"close").digest(4 << 20)
-    with ThreadPoolExecutor(1) as pool:
+    with Pool(1) as pool:
         receiving = pool.submit(everything, ends[1 - sender])
         ends[sender].sendall(data)
         ends[sender].close()
@@ -460,7 +460,7 @@ def test_shutdown_of_both_wakes_who_waits(ends: Ends) -> None:
         waiting.set()
         return near.recv(1)
 
-    with ThreadPoolExecutor(1) as pool:
+    with Pool(1) as pool:
         woken = pool.submit(wait)
         assert waiting.wait(WAIT)
         near.shutdown(socket.SHUT_RDWR)
@@ -534,7 +534,7 @@ def test_a_reset_wakes_who_waits(server: TailnetHandle, client: TailnetHandle) -
     """A thread that waits in recv gets a ConnectionResetError when the peer aborts."""
     with nothing_left(), abandoned(server, client) as (near, abandon):
         near.settimeout(None)
-        with ThreadPoolExecutor(1) as pool:
+        with Pool(1) as pool:
             waiting = pool.submit(near.recv, 1)
             abandon()
             with pytest.raises(ConnectionResetError):
@@ -683,7 +683,7 @@ def test_whois_of_a_tls_socket(ends: Ends, server: TailnetHandle, client: Tailne
     authority.issue_cert(server.fqdn).configure_cert(here)
     there = ssl.create_default_context()
     authority.configure_trust(there)
-    with ThreadPoolExecutor(1) as pool:
+    with Pool(1) as pool:
         accepting = pool.submit(here.wrap_socket, far, server_side=True)
         with (
             there.wrap_socket(near, server_hostname=server.fqdn) as outer,
