@@ -111,9 +111,10 @@ class LocalAPI(http.client.HTTPConnection):
 class Daemon:
     """A tailscaled: `with Daemon(net) as daemon`, which starts it and does not log in.
 
-    It runs as a user, or as we do; with a `tun` such as "tailscale0", in a namespace only, or in
-    userspace mode. One that shall come back by itself needs Testnet(auth_key=""): Tailscale's test
-    control server asks known nodes for the key again, which a daemon does not keep.
+    It runs as we do, or as a user, then from a copy; with a `tun` such as "tailscale0", in a
+    namespace only, or in userspace mode. One that shall come back by itself needs
+    Testnet(auth_key=""): Tailscale's test control server asks known nodes for the key again, which
+    a daemon does not keep.
     """
 
     def __init__(self, net: Testnet, *options: str, user: int | None = None, tun: str = "") -> None:
@@ -121,6 +122,9 @@ class Daemon:
         tailscaled, self._tailscale = binaries()
         self.directory = Path(tempfile.mkdtemp(prefix="tsd-", dir="/tmp"))  # a unix path is short
         self.directory.chmod(0o711)  # all users may come to the socket, as in /var/run
+        if user is not None:  # the checkout may lie in a directory that is closed to that user
+            copy = functools.partial(shutil.copy2, dst=self.directory)
+            tailscaled, self._tailscale = copy(tailscaled), copy(self._tailscale)
         self.socket = str(self.directory / "s")
         self.command = [tailscaled, f"--tun={tun or 'userspace-networking'}", "--port=0"]
         self.command += [f"--socket={self.socket}", f"--statedir={self.directory}/state"]
@@ -257,6 +261,8 @@ class Proxy(socketserver.ThreadingUnixStreamServer):
 
     What has no rule passes as it is. Its SO_PEERCRED, and the daemon's caller, is this process.
     """
+
+    daemon_threads = True  # one that waits for a daemon that hangs keeps nothing from ending
 
     def __init__(self, upstream: str, rules: Mapping[str, Rule]) -> None:
         self.upstream, self.rules, self.path = upstream, dict(rules), upstream + ".proxy"

@@ -95,10 +95,10 @@ def test_users(net: Testnet, daemon: Daemon) -> None:
         other.up("nobody")
         assert other.process
         assert Path(f"/proc/{other.process.pid}").stat().st_uid == NOBODY
-    command = [daemon._tailscale, "--socket=" + daemon.socket]
-    assert "daemon" in as_user(NOBODY, [*command, "status"], env=daemon.env)
-    with pytest.raises(AssertionError, match="denied"):
-        as_user(NOBODY, [*command, "logout"], env=daemon.env)
+        command = [other._tailscale, "--socket=" + daemon.socket]
+        assert "daemon" in as_user(NOBODY, [*command, "status"], env=daemon.env)
+        with pytest.raises(AssertionError, match="denied"):
+            as_user(NOBODY, [*command, "logout"], env=daemon.env)
 
 
 def dialed(path: str, host: str, port: int) -> socket.socket:
