@@ -164,6 +164,30 @@ PATCHES = [
         '\t\tcase "js", "wasip1":\n',
         '\t\tcase "js", "wasip1", "linux":\n',
     ),
+    # testcontrol, which the offline tailnet is made of, knows one reusable key, and wants it from
+    # nodes that it knows as well. Tailscale's control server and headscale ask a node for a key
+    # only where they do not know its node key, or where that has expired; and they have keys for
+    # one use. The patch lets the offline tailnet decide (go/internal/testcontrol/keys.go).
+    Patch(
+        "tailscale.com",
+        "tstest/integration/testcontrol/testcontrol.go",
+        "\t// MaybeRateLimitRegister, if non-nil, ",
+        "\t// CheckRegister decides on each registration, in the place of RequireAuthKey; it\n"
+        "\t// returns why the registration is refused, or an empty string.\n"
+        "\tCheckRegister func(key.MachinePublic, *tailcfg.RegisterRequest) string\n\n"
+        "\t// MaybeRateLimitRegister, if non-nil, ",
+    ),
+    Patch(
+        "tailscale.com",
+        "tstest/integration/testcontrol/testcontrol.go",
+        '\tif s.RequireAuthKey != "" && (req.Auth == nil ||'
+        " req.Auth.AuthKey != s.RequireAuthKey) {\n"
+        "\t\tres := must.Get(s.encode(false, tailcfg.RegisterResponse{\n"
+        '\t\t\tError: "invalid authkey",\n',
+        '\tif refusal := s.CheckRegister(mkey, &req); refusal != "" {\n'
+        "\t\tres := must.Get(s.encode(false, tailcfg.RegisterResponse{\n"
+        "\t\t\tError: refusal,\n",
+    ),
 ]
 
 

@@ -420,6 +420,20 @@ def test_the_servers_retry_after_is_waited_for(
     assert max(attempts(caplog)) - refusal.created >= cause.retry_after
 
 
+def test_a_delay_that_the_server_names_is_checked_and_bounded(face: Face) -> None:
+    """Whatever delay a server names, up() tries again within max_retry_after."""
+    retry = RetryPolicy(retries=1, first_delay=0.01, max_retry_after=0.3)
+    with Testnet() as net, joining(face, net, "bounded", retry=retry) as tailnet:
+        for delay in ("NaN", "Inf", "-Inf", "-5s", "1e999", "soon", "999999h"):
+            net.control.fault("reject", message=f"rate limited: slow down (retry after {delay})")
+            started = time.monotonic()
+            with pytest.raises(TailnetConnectError, match="the last of 2 attempts") as caught:
+                up(face, tailnet)
+            assert time.monotonic() - started < 5
+            told = 999999 * 3600 if delay == "999999h" else None
+            assert caught.value.retry_after == told
+
+
 def test_an_outage_that_ends_is_survived(face: Face) -> None:
     """When the control server comes back between two attempts, up() succeeds."""
     with Testnet() as net:

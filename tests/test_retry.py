@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
@@ -56,6 +57,29 @@ def test_jitter_never_shortens_what_the_server_asks(end: int, delay: float) -> N
     assert RetryPolicy().delay(1, retry_after=90, rng=Extreme(end)) == pytest.approx(delay)
 
 
+@pytest.mark.parametrize(
+    ("asked", "delay"),
+    [
+        (300.0, 300.0),
+        (301.0, 300.0),
+        (3600.0 * 999999, 300.0),
+        (math.inf, 4.0),
+        (-math.inf, 4.0),
+        (math.nan, 4.0),
+        (-5.0, 4.0),
+    ],
+)
+def test_a_server_cannot_ask_for_any_delay(asked: float, delay: float) -> None:
+    """A Retry-After counts up to max_retry_after, and not at all where it is no finite number."""
+    assert RetryPolicy(jitter=0).delay(3, retry_after=asked) == delay
+
+
+def test_the_bound_of_what_a_server_may_ask_is_the_policys() -> None:
+    """max_retry_after=0 leaves every delay to the policy."""
+    assert RetryPolicy(jitter=0, max_retry_after=0).delay(3, retry_after=90) == 4
+    assert RetryPolicy(jitter=0, max_retry_after=90).delay(3, retry_after=1e9) == 90
+
+
 @pytest.mark.parametrize("factor", [2, 16])
 @pytest.mark.parametrize("retry", [100, 1000, 2000, 10**400])
 def test_any_number_of_retries(retry: int, factor: int) -> None:
@@ -78,6 +102,9 @@ def test_any_number_of_retries(retry: int, factor: int) -> None:
         ("jitter", -0.1),
         ("jitter", 1.1),
         ("jitter", float("nan")),
+        ("max_retry_after", -1),
+        ("max_retry_after", float("inf")),
+        ("max_retry_after", float("nan")),
         ("attempts", 5),
     ],
 )

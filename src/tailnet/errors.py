@@ -166,7 +166,8 @@ class TailnetConnectError(TailnetError, ConnectionError):
 
     Attributes:
         retry_after: Seconds to wait before the next attempt, where the server, or Tailscale's code
-            for it, has limited the rate of registrations; else None.
+            for it, has limited the rate of registrations; else None. It is as long as the server
+            says: `RetryPolicy.max_retry_after` bounds what `up()` waits.
     """
 
     code = Code.CONNECT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 from pydantic import Field
@@ -23,6 +24,12 @@ class RetryPolicy(Settings):
     factor: float = Field(default=2.0, ge=1, allow_inf_nan=False, description="Of delay to delay.")
     max_delay: float = Field(default=60.0, ge=0, allow_inf_nan=False, description="Seconds.")
     jitter: float = Field(default=0.2, ge=0, le=1, description="The part a delay may differ by.")
+    max_retry_after: float = Field(
+        default=300.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds: the longest delay that a server may ask for; more is cut to this.",
+    )
 
     def delay(
         self, retry: int, *, retry_after: float | None = None, rng: random.Random | None = None
@@ -31,8 +38,10 @@ class RetryPolicy(Settings):
 
         Args:
             retry: Its number, from 1.
-            retry_after: What the server asked for; never waited less, and longer by the jitter,
-                or all who were told the same would come back at the same time.
+            retry_after: What the server asked for, up to `max_retry_after`. The delay is never
+                shorter, and is longer by the jitter: otherwise all clients that were told the same
+                number would come back at the same time. A value that is no finite number of
+                seconds counts as none.
             rng: Where the jitter comes from; None is Python's shared one.
         """
         try:
@@ -40,5 +49,6 @@ class RetryPolicy(Settings):
         except OverflowError:
             delay = self.max_delay if self.first_delay else 0.0
         uniform = rng.uniform if rng is not None else random.uniform
-        asked = (retry_after or 0.0) * uniform(1, 1 + self.jitter)
+        asked = retry_after if retry_after is not None and math.isfinite(retry_after) else 0.0
+        asked = min(asked, self.max_retry_after) * uniform(1, 1 + self.jitter)
         return max(delay * uniform(1 - self.jitter, 1 + self.jitter), asked)

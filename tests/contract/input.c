@@ -70,8 +70,8 @@ static const struct document DOCUMENTS[] = {
     {"tailnet_listen", "{\"address\":\":80\",\"path\":\"/nowhere\",\"backlog\":1}", listen_, &node, 0,
      {{"address", 's'}, {"path", 's'}, {"backlog", 'w'}}},
     {"tailnet_testcontrol_do", "{\"do\":\"nodes\",\"tags\":[\"tag:x\"]}", tailnet_testcontrol_do, &control, 1,
-     {{"do", 's'}, {"node", 's'}, {"url", 's'}, {"value", 'b'}, {"count", 'w'}, {"tags", 'l'}, {"caps", 'o'}, {"kind", 's'},
-      {"status", 'w'}, {"retry_after", 'w'}}},
+     {{"do", 's'}, {"node", 's'}, {"key", 's'}, {"url", 's'}, {"value", 'b'}, {"count", 'w'}, {"tags", 'l'}, {"caps", 'o'}, {"kind", 's'},
+      {"status", 'w'}, {"retry_after", 'w'}, {"message", 's'}}},
 };
 
 static const struct {

@@ -375,6 +375,10 @@ def control(server: ControlServer) -> None:
     assert_type(server.edit_policy("api", {"example.com/cap": [{"a": 1}]}), None)
     assert_type(server.add_fake_nodes(3), None)
     assert_type(server.fault("rate_limit", retry_after=5), None)
+    assert_type(server.fault("reject", message="no"), None)
+    assert_type(server.add_one_time_key("tskey-auth-once"), None)
+    assert_type(server.set_grantable_tags(["tag:a"]), None)
+    assert_type(server.set_grantable_tags(None), None)
     assert_type(server.fault("status", status=503), None)
     assert_type(server.stop(), None)
     server.fault("fire")  # type: ignore[arg-type]

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"math"
 	"regexp"
 	"strconv"
 	"strings"
@@ -167,15 +168,22 @@ var refusedRegistration = regexp.MustCompile(`^register request: http (400|401|4
 
 var retryAfterText = regexp.MustCompile(`retry after (\S+?)[).]*$`)
 
-// retryAfter reads the delay out of Tailscale's text, the only place it is in.
+// retryAfter reads the delay, in seconds, out of Tailscale's text, the only place that has it.
+// The server may have written that text, so anything but a finite, positive number is no delay:
+// JSON has no NaN and no infinity, and a caller must not wait for them.
 func retryAfter(text string) float64 {
-	if m := retryAfterText.FindStringSubmatch(text); m != nil {
-		if d, err := time.ParseDuration(m[1]); err == nil {
-			return d.Seconds()
-		}
-		if s, err := strconv.ParseFloat(m[1], 64); err == nil {
-			return s
-		}
+	m := retryAfterText.FindStringSubmatch(text)
+	if m == nil {
+		return 0
 	}
-	return 0
+	var seconds float64
+	if d, err := time.ParseDuration(m[1]); err == nil {
+		seconds = d.Seconds()
+	} else if seconds, err = strconv.ParseFloat(m[1], 64); err != nil {
+		return 0
+	}
+	if !(seconds > 0) || math.IsInf(seconds, 0) {
+		return 0
+	}
+	return seconds
 }

@@ -100,6 +100,19 @@ func TestEveryRowDecides(t *testing.T) {
 	}
 }
 
+// TestRetryAfter: a server's text gives a delay only where it names one.
+func TestRetryAfter(t *testing.T) {
+	for text, want := range map[string]float64{
+		"7s": 7, "1m30s": 90, "2.5": 2.5, "999999h": 999999 * 3600,
+		"NaN": 0, "Inf": 0, "+Inf": 0, "-Inf": 0, "infinity": 0, "1e999": 0, "9999999h": 0,
+		"-5": 0, "-5s": 0, "0": 0, "soon": 0, "0x1p-2000": 0,
+	} {
+		if got := retryAfter("rate limited: slow down (retry after " + text + ")"); got != want {
+			t.Errorf("retry after %s: %v; want %v", text, got, want)
+		}
+	}
+}
+
 // TestReach fails when an upgrade moves what far.go reaches for.
 func TestReach(t *testing.T) {
 	if endpointOffset == 0 || queueOffset == 0 {

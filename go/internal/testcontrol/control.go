@@ -42,7 +42,7 @@ const hearing = 25 * time.Millisecond
 
 // Config is the JSON of tailnet_testcontrol_start.
 type Config struct {
-	AuthKey         string `json:"auth_key"`         // the one key that is valid; "" lets everybody in
+	AuthKey         string `json:"auth_key"`         // the one reusable key; "" lets everybody in
 	RequireLogin    bool   `json:"require_login"`    // each node waits for complete_login; keys are not looked at
 	RequireApproval bool   `json:"require_approval"` // each new node waits for approve
 	Domain          string `json:"domain"`           // MagicDNS suffix
@@ -73,6 +73,7 @@ type Control struct {
 	polls   map[key.NodePublic]int  // streaming map requests open now
 	met     map[key.NodePublic]bool // node keys that have polled
 	lastIP4 int                     // of fake nodes
+	keys    keys
 }
 
 // Start opens the servers; the answer to Info is final when it returns.
@@ -81,6 +82,7 @@ func Start(config []byte) (_ *Control, err error) {
 		config: Config{Domain: "offline.ts.net"},
 		polls:  map[key.NodePublic]int{},
 		met:    map[key.NodePublic]bool{},
+		keys:   keys{used: map[string]bool{}, requested: map[key.NodePublic][]string{}},
 	}
 	if err := unmarshal(config, &c.config); err != nil {
 		return nil, err
@@ -121,7 +123,6 @@ func Start(config []byte) (_ *Control, err error) {
 		Logf:               logf,
 		Verbose:            c.config.Verbose,
 		ExplicitBaseURL:    c.front.url(),
-		RequireAuthKey:     c.config.AuthKey,
 		RequireAuth:        c.config.RequireLogin,
 		RequireMachineAuth: c.config.RequireApproval,
 		MagicDNSDomain:     c.config.Domain,
@@ -135,6 +136,7 @@ func Start(config []byte) (_ *Control, err error) {
 		TagOwners:              map[string][]string{},
 		HoldMapRequest:         c.mapRequest,
 		MaybeRateLimitRegister: c.front.rateLimit,
+		CheckRegister:          c.register,
 	}
 	if len(c.config.NodeAttrs) > 0 {
 		caps := tailcfg.NodeCapMap{}
@@ -212,6 +214,8 @@ func (c *Control) Close() error {
 // mapRequest is called before each map request; what it returns, after it.
 func (c *Control) mapRequest(req *tailcfg.MapRequest) (done func()) {
 	k := req.NodeKey
+	c.front.holdMap()
+	c.grant(k)
 	if !req.Stream {
 		c.edit.RLock()
 		return c.edit.RUnlock

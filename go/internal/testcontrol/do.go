@@ -27,6 +27,7 @@ const maxFakeNodes = 1<<16 - 1
 type args struct {
 	Do    string `json:"do"`
 	Node  string `json:"node"`
+	Key   string `json:"key"`
 	URL   string `json:"url"`
 	Value bool   `json:"value"`
 	Count int    `json:"count"`
@@ -96,6 +97,19 @@ func (c *Control) Do(_ context.Context, document []byte) (any, error) {
 				n.Tags = *a.Tags
 			}
 		})
+	case "add_one_time_key": // key
+		if c.config.AuthKey == "" {
+			return nil, fault.New(fault.Config, "add_one_time_key: this control server lets everybody in; start it with an auth_key")
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.keys.used[a.Key] = false
+		return nil, nil
+	case "set_grantable_tags": // tags
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.keys.grantable = a.Tags
+		return nil, nil
 	case "add_fake_nodes": // count
 		return nil, c.addFakeNodes(a.Count)
 	case "edit_policy": // node, caps: the packet filter and nothing else, as control sends an edited policy
@@ -111,7 +125,7 @@ func (c *Control) Do(_ context.Context, document []byte) (any, error) {
 	case "set_app_caps": // caps
 		c.server.SetGlobalAppCaps(a.Caps)
 		return nil, nil
-	case "fault": // kind, status, retry_after
+	case "fault": // kind, status, retry_after, message
 		return nil, c.front.set(a.Fault)
 	}
 	return nil, fault.New(fault.Config, "unknown operation %q", a.Do)

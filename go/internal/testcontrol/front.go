@@ -19,6 +19,7 @@ type Fault struct {
 	Kind       string `json:"kind"`        // one of those in kinds
 	Status     int    `json:"status"`      // of the answers of "status"; 0 is 500
 	RetryAfter int    `json:"retry_after"` // seconds, in the header of "status" and "rate_limit"; 0 leaves it out
+	Message    string `json:"message"`     // why "reject" refuses
 }
 
 var kinds = map[string]bool{
@@ -27,7 +28,12 @@ var kinds = map[string]bool{
 	"hang":       true, // connections are accepted, requests never answered
 	"status":     true, // every request is answered with Status
 	"rate_limit": true, // registrations get 429 (HTTP 429 within Tailscale's encrypted protocol)
+	"reject":     true, // registrations are refused, because of Message
+	"no_map":     true, // registrations are answered, and requests for a network map never
 }
+
+// cutting are the kinds that end every connection, or running nodes would not notice.
+var cutting = map[string]bool{"refuse": true, "hang": true, "status": true, "no_map": true}
 
 // front is the HTTP server that nodes talk to. A running node has one long-lived
 // connection, taken over from HTTP: faults must cut it, or the node would not notice.
@@ -71,7 +77,10 @@ func (f *front) serve(control http.Handler) {
 // was made under other rules.
 func (f *front) set(next Fault) error {
 	if !kinds[next.Kind] {
-		return fault.New(fault.Config, "fault: unknown kind %q; known are none, refuse, hang, status and rate_limit", next.Kind)
+		return fault.New(fault.Config, "fault: unknown kind %q; known are none, refuse, hang, status, rate_limit, reject and no_map", next.Kind)
+	}
+	if (next.Kind == "reject") != (next.Message != "") {
+		return fault.New(fault.Config, "fault: \"reject\", and no other kind, has a message")
 	}
 	if next.Status != 0 && (next.Status < 200 || next.Status > 599) {
 		return fault.New(fault.Config, "fault: status %d is no final HTTP status", next.Status)
@@ -97,7 +106,7 @@ func (f *front) set(next Fault) error {
 	f.fault = next
 	close(f.changed)
 	f.changed = make(chan struct{})
-	if next.Kind != "none" && next.Kind != "rate_limit" {
+	if cutting[next.Kind] {
 		f.cutLocked()
 	}
 	return nil
@@ -163,6 +172,23 @@ func (f *front) rateLimit() (reject bool, retryAfter, message string) {
 		retryAfter = strconv.Itoa(f.fault.RetryAfter)
 	}
 	return true, retryAfter, "rate limited by the offline control server"
+}
+
+// refusal is called for each registration, and says why it is refused; "" is that it is not.
+func (f *front) refusal() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.fault.Message
+}
+
+// holdMap is called for each request for a network map.
+func (f *front) holdMap() {
+	f.mu.Lock()
+	fault, changed := f.fault, f.changed
+	f.mu.Unlock()
+	if fault.Kind == "no_map" {
+		<-changed
+	}
 }
 
 // tracked is a listener whose connections front can cut.

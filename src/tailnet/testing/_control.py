@@ -43,7 +43,7 @@ KNOBS = {
     "TS_BIND_TO_NO_DEVICE_FOR_TEST": "true",
 }
 
-Fault = Literal["none", "refuse", "hang", "status", "rate_limit"]
+Fault = Literal["none", "refuse", "hang", "status", "rate_limit", "reject", "no_map"]
 
 _STOP_TIMEOUT = 5.0  # seconds for the child to end by itself
 
@@ -85,7 +85,7 @@ class ControlServer:
     """An offline control server with a DERP relay and STUN, on 127.0.0.1.
 
     Args:
-        auth_key: The one key that is valid; "" lets everybody in.
+        auth_key: The one reusable key; "" lets everybody in.
         require_login: Each new node waits for `complete_login`; keys are not looked at.
         require_approval: Each new node waits for `approve`.
         domain: What MagicDNS names end with.
@@ -203,7 +203,7 @@ class ControlServer:
 
     @property
     def auth_key(self) -> str:
-        """The one valid key; "" where none is asked for."""
+        """The one reusable key; "" where none is asked for."""
         return str(self._options["auth_key"])
 
     # --- what a person, an admin or a broken network does --------------------------------------
@@ -240,6 +240,14 @@ class ControlServer:
         """Give a node's key 180 days from now."""
         self._do("extend_keys", node=node)
 
+    def add_one_time_key(self, key: str) -> None:
+        """Make a key that one node may join with, once; `auth_key` stays valid beside it."""
+        self._do("add_one_time_key", key=key)
+
+    def set_grantable_tags(self, tags: Sequence[str] | None) -> None:
+        """Refuse nodes that ask for other tags than these; None grants any tag."""
+        self._do("set_grantable_tags", tags=None if tags is None else list(tags))
+
     def set_tags(self, node: str, tags: Sequence[str]) -> None:
         """Give a node these tags."""
         self._do("update_node", node=node, tags=list(tags))
@@ -262,17 +270,21 @@ class ControlServer:
         """Add peers that exist in the network map only. A real node must have joined before."""
         self._do("add_fake_nodes", count=count)
 
-    def fault(self, kind: Fault, *, status: int = 500, retry_after: int = 0) -> None:
+    def fault(
+        self, kind: Fault, *, status: int = 500, retry_after: int = 0, message: str = ""
+    ) -> None:
         """Break the control server, or mend it again.
 
         Args:
             kind: "none"; "refuse", nobody listens; "hang", connections are accepted and requests
                 never answered; "status", every request is answered with `status`; "rate_limit",
-                registrations get HTTP 429.
+                registrations get HTTP 429; "reject", registrations are refused with `message`;
+                "no_map", registrations are answered, and requests for a network map never.
             status: The HTTP status of "status".
             retry_after: Seconds, in a Retry-After header; 0 leaves it out.
+            message: What the server says in "reject".
         """
-        self._do("fault", kind=kind, status=status, retry_after=retry_after)
+        self._do("fault", kind=kind, status=status, retry_after=retry_after, message=message)
 
     # --- the child ----------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ class Testnet:
 
     @property
     def auth_key(self) -> str:
-        """The one valid key; "" where none is asked for."""
+        """The one reusable key; "" where none is asked for."""
         return self.control.auth_key
 
     @property

@@ -1,0 +1,79 @@
+package testcontrol
+
+import (
+	"fmt"
+	"slices"
+
+	"tailscale.com/tailcfg"
+	"tailscale.com/types/key"
+)
+
+// keys decides who may register, as Tailscale's control server and headscale do: a node that the
+// server knows needs no auth key until its node key expires; any other one needs the reusable
+// key, or one for one use that nobody has used.
+type keys struct {
+	used      map[string]bool             // the one-time keys: whether each was used
+	requested map[key.NodePublic][]string // tags that a registration has asked for, until granted
+	grantable *[]string                   // the only tags that may be asked for; nil: any
+}
+
+// register is called for each registration. It returns why that is refused, or "".
+func (c *Control) register(machine key.MachinePublic, req *tailcfg.RegisterRequest) string {
+	if refusal := c.front.refusal(); refusal != "" {
+		return refusal
+	}
+	if n := c.server.Node(req.NodeKey); n != nil && n.Machine == machine {
+		return ""
+	}
+	var tags []string
+	if req.Hostinfo != nil {
+		tags = req.Hostinfo.RequestTags
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, tag := range tags {
+		if c.keys.grantable != nil && !slices.Contains(*c.keys.grantable, tag) {
+			return fmt.Sprintf("requested tags [%s] are invalid or not permitted", tag) // Tailscale's words
+		}
+	}
+	given := ""
+	if req.Auth != nil {
+		given = req.Auth.AuthKey
+	}
+	used, oneTime := c.keys.used[given]
+	switch {
+	case c.config.AuthKey == "" || given == c.config.AuthKey:
+	case !oneTime:
+		return "invalid authkey"
+	case used:
+		return "authkey already used" // headscale's words
+	default:
+		c.keys.used[given] = true
+	}
+	c.keys.requested[req.NodeKey] = slices.Clone(tags)
+	return ""
+}
+
+// grant gives a node key that is used for the first time the tags that its registration asked
+// for. testcontrol gives tags to new nodes only, and a node key that replaces another has those
+// of that one.
+func (c *Control) grant(k key.NodePublic) {
+	c.mu.Lock()
+	tags, registered := c.keys.requested[k]
+	delete(c.keys.requested, k)
+	c.mu.Unlock()
+	if !registered {
+		return
+	}
+	c.edit.Lock()
+	defer c.edit.Unlock()
+	n := c.server.Node(k)
+	if n == nil || slices.Equal(n.Tags, tags) {
+		return
+	}
+	n.Tags = tags
+	hostinfo := n.Hostinfo.AsStruct()
+	hostinfo.RequestTags = tags // or the next request would look like one for other tags
+	n.Hostinfo = hostinfo.View()
+	c.server.UpdateNode(n)
+}
