@@ -154,6 +154,109 @@ PATCHES = [
         "\t\t\t\tselect {\n\t\t\t\tcase loopback <- pkt:\n"
         "\t\t\t\tdefault:\n\t\t\t\t\tpkt.DecRef()\n\t\t\t\t}\n\t\t\t\tcontinue\n",
     ),
+    # A netstack has up to 8,192 half-open connections, and one source address gets two thirds of
+    # them. A node has two addresses, and a subnet router has many, so one peer that ignored the
+    # SYN-ACKs took all of the room. Seen: after 8,400 such SYNs all other dials timed out for
+    # two minutes. The patches count by node, and give a node no more than is free: one peer gets
+    # half of the room, two get a third each, and a newcomer always finds some. A SYN beyond that is
+    # dropped, and TCP sends it again. 2,048 bounds the memory (24 KiB for each, measured), and is
+    # enough because a handshake ends much earlier now (see the next patch). A SYN that was
+    # dropped also stayed in packetsInFlight for good, here and where the Forwarder drops one (it
+    # returns true), so that its port was never answered again. tests/test_flood.py has the cases.
+    Patch(
+        "tailscale.com",
+        "wgengine/netstack/netstack.go",
+        "\t\treturn 8192\n",
+        "\t\treturn 2048\n",
+    ),
+    Patch(
+        "tailscale.com",
+        "wgengine/netstack/netstack.go",
+        "\tpacketsInFlight map[stack.TransportEndpointID]struct{}\n",
+        "\tpacketsInFlight map[stack.TransportEndpointID]netip.Addr // what clientOf returned\n",
+    ),
+    Patch(
+        "tailscale.com",
+        "wgengine/netstack/netstack.go",
+        "make(map[stack.TransportEndpointID]struct{}),\n",
+        "make(map[stack.TransportEndpointID]netip.Addr),\n",
+    ),
+    Patch(
+        "tailscale.com",
+        "wgengine/netstack/netstack.go",
+        "\t\tns.mu.Lock()\n\t\tif _, ok := ns.packetsInFlight[tei]; ok {\n",
+        "\t\tclient := ns.clientOf(remoteIP.Unmap())\n"
+        "\t\tns.mu.Lock()\n\t\tif _, ok := ns.packetsInFlight[tei]; ok {\n",
+    ),
+    Patch(
+        "tailscale.com",
+        "wgengine/netstack/netstack.go",
+        "\t\tinFlight := ns.connsInFlightByClient[remoteIP]\n"
+        "\t\ttooManyInFlight := inFlight >= maxInFlightConnectionAttemptsPerClient()\n"
+        "\t\tif !tooManyInFlight {\n"
+        "\t\t\tns.connsInFlightByClient[remoteIP]++\n\t\t}\n\n"
+        "\t\t// We're handling this packet now; see the comment on the\n"
+        "\t\t// packetsInFlight field for more details.\n"
+        "\t\tns.packetsInFlight[tei] = struct{}{}\n",
+        "\t\tinFlight := ns.connsInFlightByClient[client]\n"
+        "\t\ttooManyInFlight := inFlight >="
+        " maxInFlightConnectionAttempts()-len(ns.packetsInFlight)\n"
+        "\t\tif !tooManyInFlight {\n"
+        "\t\t\tns.connsInFlightByClient[client]++\n"
+        "\t\t\tns.packetsInFlight[tei] = client\n\t\t}\n",
+    ),
+    Patch(
+        "tailscale.com",
+        "wgengine/netstack/netstack.go",
+        '\t\t\tns.logf("netstack: ignoring a new TCP connection from %v to %v because the client'
+        ' already has %d in-flight connections", localIP, remoteIP, inFlight)\n'
+        "\t\t\tmetricPerClientForwardLimit.Add(1)\n"
+        "\t\t\tns.forwardInFlightPerClientDropped.Add(1)\n"
+        "\t\t\treturn false // unhandled\n",
+        "\t\t\tmetricPerClientForwardLimit.Add(1)\n"
+        "\t\t\tns.forwardInFlightPerClientDropped.Add(1)\n"
+        "\t\t\treturn true // dropped\n",
+    ),
+    Patch(
+        "tailscale.com",
+        "wgengine/netstack/netstack.go",
+        "\t\t\t\tns.mu.Lock()\n"
+        "\t\t\t\tdelete(ns.packetsInFlight, tei)\n"
+        "\t\t\t\tns.connsInFlightByClient[remoteIP]--\n"
+        "\t\t\t\tnew := ns.connsInFlightByClient[remoteIP]\n"
+        "\t\t\t\tns.mu.Unlock()\n"
+        '\t\t\t\tns.logf("netstack: decrementing connsInFlightByClient[%v] because the packet was'
+        ' not handled; new value is %d", remoteIP, new)\n',
+        "\t\t\t\tns.decrementInFlightTCPForward(tei, client)\n",
+    ),
+    Patch(
+        "tailscale.com",
+        "wgengine/netstack/netstack.go",
+        "func (ns *Impl) decrementInFlightTCPForward(",
+        "// clientOf returns the first address of the node that sends from ip.\n"
+        "func (ns *Impl) clientOf(ip netip.Addr) netip.Addr {\n"
+        "\tif ns.lb != nil {\n"
+        "\t\tif p, ok := ns.lb.PeerForIP(ip); ok && p.Node.Addresses().Len() > 0 {\n"
+        "\t\t\treturn p.Node.Addresses().At(0).Addr()\n\t\t}\n\t}\n\treturn ip\n}\n\n"
+        "func (ns *Impl) decrementInFlightTCPForward(",
+    ),
+    Patch(
+        "tailscale.com",
+        "wgengine/netstack/netstack.go",
+        "\tdelete(ns.packetsInFlight, tei)\n\n\twas := ",
+        "\tremoteAddr = ns.packetsInFlight[tei]\n\tdelete(ns.packetsInFlight, tei)\n\n\twas := ",
+    ),
+    # A passive handshake ends when its back-off passes MaxRTO: after 6 SYN-ACKs and 127 s.
+    # TCPSynRetriesOption bounds active ones only. With the patch it sends SYN-ACKs after 0, 1 and
+    # 3 s and ends after 7 s, so that even a path with a round trip of 4 s connects by the last one.
+    # A client whose answers are all lost sends its SYN again, which begins a new handshake.
+    Patch(
+        "gvisor.dev/gvisor",
+        "pkg/tcpip/transport/tcp/connect.go",
+        "\th.resetToSynRcvd(isn, irs, opts, deferAccept)\n\treturn h\n",
+        "\th.resetToSynRcvd(isn, irs, opts, deferAccept)\n"
+        "\th.retransmitTimer.maxTimeout = 4 * time.Second\n\treturn h\n",
+    ),
     # tsnet asks for the program's path, and does not start where /proc/self/exe is missing: in a
     # chroot, in a container without /proc. It takes from it a hostname and a state directory, which
     # this library always gives. The patch lets Linux do without, as other systems already may.

@@ -43,6 +43,9 @@ type reclaimer struct {
 
 var memory reclaimer
 
+// Ending reports that something other than a connection ends and leaves memory to collect.
+func Ending() { memory.ending() }
+
 // ending tells that something has ended that held memory.
 func (r *reclaimer) ending() {
 	r.mu.Lock()

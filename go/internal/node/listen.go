@@ -130,6 +130,7 @@ func (p *ports) at(dst netip.AddrPort, own bool) *bridge.Acceptor {
 // accept is asked at a connection's first packet: it returns what takes the
 // connection once its handshake is done, or nil, and the peer is refused.
 func (e *embedded) accept(src, dst netip.AddrPort) (handler func(net.Conn), intercept bool) {
+	bridge.Ending() // a handshake; thousands of them may never become connections
 	s, err := e.running()
 	if err != nil {
 		return nil, true

@@ -13,6 +13,7 @@ import (
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/faketime"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/link/channel"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
@@ -108,8 +109,11 @@ func (w wire) send(from, to uint16, flags header.TCPFlags, seq, ack uint32) {
 }
 
 // newStack makes a netstack with one address, and the other end of its wire.
-func newStack(t *testing.T) (*stack.Stack, wire) {
+func newStack(t *testing.T) (*stack.Stack, wire) { return newStackAt(t, nil) }
+
+func newStackAt(t *testing.T, clock tcpip.Clock) (*stack.Stack, wire) {
 	s := stack.New(stack.Options{
+		Clock:              clock,
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol},
 	})
@@ -254,5 +258,31 @@ func TestAControlServerOfPlainHTTPFailsAtOnce(t *testing.T) {
 	defer cancel()
 	if _, err := d.Dial(ctx); err == nil || ctx.Err() != nil {
 		t.Errorf("%v, deadline: %v", err, ctx.Err())
+	}
+}
+
+// TestAHalfOpenConnectionIsGivenUp fails where build_patches.py was not applied.
+func TestAHalfOpenConnectionIsGivenUp(t *testing.T) {
+	clock := faketime.NewManualClock()
+	s, w := newStackAt(t, clock)
+	ended := make(chan tcpip.Error, 1)
+	forwarder := tcp.NewForwarder(s, 0, 8, func(r *tcp.ForwarderRequest) {
+		_, err := r.CreateEndpoint(new(waiter.Queue))
+		r.Complete(err != nil)
+		ended <- err
+	})
+	s.SetTransportProtocolHandler(tcp.ProtocolNumber, forwarder.HandlePacket)
+	w.send(1024, 80, header.TCPFlagSyn, 1, 0)
+	for _, seconds := range []time.Duration{1, 2, 4} {
+		w.until(header.TCPFlagSyn | header.TCPFlagAck)
+		clock.Advance(seconds * time.Second)
+	}
+	select {
+	case err := <-ended:
+		if _, ok := err.(*tcpip.ErrTimeout); !ok {
+			t.Errorf("it ended with %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("after 7 s it is still waited for")
 	}
 }
