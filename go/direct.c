@@ -60,11 +60,11 @@ int32_t tailnet_connection_end(uint64_t connection) {
     return connection && __atomic_load_n(latest, __ATOMIC_SEQ_CST) == connection ? TAILNET_E_RESET : TAILNET_OK;
 }
 
-static int requests = -1; /* what is written to a pipe at once stays in one piece */
-static pid_t owner;       /* a request holds an address of this process */
+static int notes = -1; /* a note is shorter than PIPE_BUF, so the pipe keeps it in one piece */
+static pid_t owner;    /* a note holds addresses of this process */
 
 void tailnet_begin_direct(int pipe) {
-    requests = pipe;
+    notes = pipe;
     owner = getpid();
 }
 
@@ -92,38 +92,52 @@ static int32_t refuse(tailnet_answer *answer, int32_t code, const char *call, co
     return code;
 }
 
-static int32_t ask(const char *call, int question, tailnet_handle node, tailnet_str text, tailnet_answer *answer) {
-    if (!answer) return TAILNET_E_ARGUMENT;
-    answer->len = 0;
-    answer->fd = -1;
-    if (!text) return refuse(answer, TAILNET_E_ARGUMENT, call, "address is NULL", EINVAL);
+/* Give back what a note that nobody will read holds. */
+static void drop(struct tailnet_note *note) {
+    free(note->operation);
+    free(note->args);
+    if (note->descriptor >= 0) close(note->descriptor);
+    if (note->fd >= 0) close(note->fd);
+}
+
+static int32_t leave_note(const char *call, tailnet_handle node, tailnet_str operation, tailnet_str args, int32_t descriptor,
+                          tailnet_answer *answer) {
+    int ends[2] = {-1, -1};
+    struct tailnet_note note = {.node = node, .fd = -1, .descriptor = -1};
     if (getpid() != owner) return refuse(answer, TAILNET_E_ARGUMENT, call, "called after fork()", EINVAL);
-    int ends[2];
-    if (pair(ends)) return refuse(answer, TAILNET_E_RESOURCE, call, strerror(errno), errno);
-    struct tailnet_request request = {.node = node, .text = strdup(text), .fd = ends[1], .question = question};
-    ssize_t written = -1;
-    if (request.text)
-        do written = write(requests, &request, sizeof request);
-        while (written < 0 && errno == EINTR);
-    if (written == sizeof request) {
+    if ((operation && !(note.operation = strdup(operation))) || !(note.args = strdup(args))) goto failed;
+    /* Duplicated here, so that the caller may close its own as soon as the call has returned; and
+     * before the pair, which could take the number of one that is closed. */
+    if (descriptor >= 0 && (note.descriptor = fcntl(descriptor, F_DUPFD_CLOEXEC, 3)) < 0) goto failed;
+    if (pair(ends)) goto failed;
+    note.fd = ends[1];
+    ssize_t written;
+    do written = write(notes, &note, sizeof note);
+    while (written < 0 && errno == EINTR);
+    if (written == sizeof note) {
         answer->fd = ends[0];
         return TAILNET_PENDING;
     }
-    refuse(answer, TAILNET_E_RESOURCE, call, strerror(errno), errno);
-    free(request.text);
-    close(ends[0]);
-    close(ends[1]);
-    return TAILNET_E_RESOURCE;
+failed:;
+    int error = errno;
+    drop(&note);
+    if (ends[0] >= 0) close(ends[0]);
+    return refuse(answer, error == EBADF ? TAILNET_E_ARGUMENT : TAILNET_E_RESOURCE, call, strerror(error), error);
 }
 
 int32_t tailnet_dial(tailnet_handle node, tailnet_str address, tailnet_answer *answer) {
-    return ask("dial", TAILNET_DIAL, node, address, answer);
+    if (!answer) return TAILNET_E_ARGUMENT;
+    answer->len = 0;
+    answer->fd = -1;
+    if (!address) return refuse(answer, TAILNET_E_ARGUMENT, "dial", "address is NULL", EINVAL);
+    return leave_note("dial", node, NULL, address, -1, answer);
 }
 
-int32_t tailnet_whois(tailnet_handle node, tailnet_str address, tailnet_answer *answer) {
-    return ask("whois", TAILNET_WHOIS, node, address, answer);
-}
-
-int32_t tailnet_status(tailnet_handle node, tailnet_answer *answer) {
-    return ask("status", TAILNET_STATUS, node, "", answer);
+int32_t tailnet_ask(tailnet_handle node, tailnet_str operation, tailnet_str args, int32_t descriptor, tailnet_answer *answer) {
+    if (!answer) return TAILNET_E_ARGUMENT;
+    answer->len = 0;
+    answer->fd = -1;
+    if (!operation) return refuse(answer, TAILNET_E_ARGUMENT, "ask", "operation is NULL", EINVAL);
+    if (!args) return refuse(answer, TAILNET_E_ARGUMENT, "ask", "args is NULL", EINVAL);
+    return leave_note("ask", node, operation, args, descriptor, answer);
 }

@@ -7,7 +7,6 @@ package main
 import "C"
 
 import (
-	"context"
 	"io"
 	"os"
 	"unsafe"
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailnet/internal/bridge"
+	"tailnet/internal/fault"
 )
 
 // The other side of direct.c.
@@ -26,38 +26,58 @@ func init() {
 		bridge.Logf("no pipe for calls: %v", err)
 		return
 	}
-	requests = to
+	notes = to
 	unix.SetNonblock(int(to.Fd()), false) // it is emptied all the time
 	C.tailnet_begin_direct(C.int(to.Fd()))
 	bridge.Go(func() { serve(from) })
 }
 
-var requests *os.File // or the collector would close it
+var notes *os.File // or the collector would close it
 
 var _ = [1]struct{}{}[unsafe.Sizeof(bridge.Shared{})-C.sizeof_struct_tailnet_shared]
 
-func serve(requests io.Reader) {
-	var r C.struct_tailnet_request
-	raw := unsafe.Slice((*byte)(unsafe.Pointer(&r)), unsafe.Sizeof(r))
+// serve reads notes. It decodes no JSON itself: the next caller waits behind it.
+func serve(from io.Reader) {
+	var n C.struct_tailnet_note
+	raw := unsafe.Slice((*byte)(unsafe.Pointer(&n)), unsafe.Sizeof(n))
 	for {
-		if _, err := io.ReadFull(requests, raw); err != nil {
+		if _, err := io.ReadFull(from, raw); err != nil {
 			bridge.Logf("calls have ended: %v", err)
 			return
 		}
-		text := C.GoString(r.text)
-		C.free(unsafe.Pointer(r.text))
-		end, err := bridge.TakeEnd(int(r.fd))
+		what, args := C.GoString(n.operation), C.GoString(n.args)
+		dials := n.operation == nil
+		C.free(unsafe.Pointer(n.operation))
+		C.free(unsafe.Pointer(n.args))
+		var file *os.File
+		if n.descriptor >= 0 {
+			file = os.NewFile(uintptr(n.descriptor), "sent along")
+		}
+		end, err := bridge.TakeEnd(int(n.fd))
 		if err != nil {
 			bridge.Logf("a call is lost: %v", err)
+			if file != nil {
+				file.Close()
+			}
 			continue
 		}
-		if _, err := guarded(func() (any, error) { return nil, begin(r.question, uint64(r.node), text, end) }); err != nil {
-			end.Refuse(err)
+		handle := uint64(n.node)
+		if dials {
+			refusing(end, func() error { return dial(handle, args, end) })
+			continue
 		}
+		bridge.Quickly(func() { refusing(end, func() error { return ask(handle, what, args, file, end) }) })
 	}
 }
 
-func begin(question C.int32_t, handle uint64, address string, end bridge.End) error {
+// refusing answers with what goes wrong before an operation begins.
+func refusing(end bridge.End, begin func() error) {
+	if _, err := guarded(func() (any, error) { return nil, begin() }); err != nil {
+		end.Refuse(err)
+	}
+}
+
+func dial(handle uint64, address string, end bridge.End) error {
 	n, err := nodes.Get(handle)
 	if err != nil {
 		return err
@@ -65,13 +85,27 @@ func begin(question C.int32_t, handle uint64, address string, end bridge.End) er
 	if address, err = text("address", address); err != nil {
 		return err
 	}
-	switch question {
-	case C.TAILNET_DIAL:
-		n.Dial(address, end)
-	case C.TAILNET_WHOIS:
-		end.Reply(func(ctx context.Context) (any, error) { return n.WhoIs(ctx, address) })
-	case C.TAILNET_STATUS:
-		end.Reply(func(ctx context.Context) (any, error) { return n.Status(ctx) })
+	n.Dial(address, end)
+	return nil
+}
+
+func ask(handle uint64, name, args string, file *os.File, end bridge.End) (err error) {
+	defer func() {
+		if err != nil && file != nil {
+			file.Close()
+		}
+	}()
+	n, err := nodes.Get(handle)
+	if err != nil {
+		return err
 	}
+	o, ok := operations[name]
+	if !ok {
+		return fault.New(fault.Argument, "there is no operation %q", name)
+	}
+	if args, err = text("args", args); err != nil {
+		return err
+	}
+	o.begin(n, args, file, end)
 	return nil
 }

@@ -11,14 +11,16 @@ struct tailnet_shared {
 };
 HIDDEN extern struct tailnet_shared *tailnet_shared;
 
-enum tailnet_question { TAILNET_DIAL, TAILNET_WHOIS, TAILNET_STATUS };
-
-/* What was asked for. `text` and `fd`, where the answer goes, belong to who reads it. */
-struct tailnet_request {
+/*
+ * A note: what one call asks for. The strings and the descriptors belong to the reader.
+ * Without an operation it is a dial, and `args` is the address.
+ */
+struct tailnet_note {
     uint64_t node;
-    char *text;
-    int32_t fd, question;
+    char *operation, *args;
+    int32_t fd;         /* where the answer goes */
+    int32_t descriptor; /* what the caller sent along, or -1 */
 };
 
-/* Requests are written to this pipe from now on. */
+/* Notes are written to this pipe from now on. */
 HIDDEN void tailnet_begin_direct(int pipe);

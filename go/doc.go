@@ -23,10 +23,17 @@ ours (serve.go), with a header that names the peer; internal/proxied reads it an
 sure that the daemon sent it. A dial goes out through its LocalAPI (through.go). Where the
 daemon has a TUN, both are sockets of the kernel (tun.go).
 
+# The life of one question
+
+A program asks who is calling. direct.c leaves a note in a pipe, with the operation's name
+and its arguments; direct.go reads it and finds the operation in the table of operations.go,
+which decodes the arguments and calls a method of node.Node (internal/node/operations.go).
+The answer goes back on a socket whose other end Python has held since before the note.
+
 # Reading order
 
-tailnet.h, exports.go, direct.c, direct.go, internal/bridge (handles, reply, near,
-handover, conn, shared), internal/node (config, node, session, cache, watch, bus;
+tailnet.h, exports.go, direct.c, direct.go, operations.go, internal/bridge (handles, reply, near,
+handover, conn, shared), internal/node (config, node, operations, session, cache, watch, bus;
 embedded, up, classify, listen, dial, far; sidecar, joining, serve, through, tun, child),
 internal/proxied, internal/testcontrol.
 */

@@ -85,7 +85,7 @@ func tailnet_stats(answer *C.tailnet_answer) C.int32_t {
 
 //export tailnet_logs
 func tailnet_logs(answer *C.tailnet_answer) C.int32_t {
-	return respond(answer, func() (any, error) { return stream(node.Logs) })
+	return respond(answer, func() (any, error) { return pending(bridge.NewStream(node.Logs)) })
 }
 
 //export tailnet_node_new
@@ -122,7 +122,7 @@ func tailnet_node_up(handle C.tailnet_handle, args C.tailnet_str, answer *C.tail
 		if err := document("args", args, &a); err != nil {
 			return nil, err
 		}
-		return reply(func(ctx context.Context) (any, error) { return n.Up(ctx, a) })
+		return replied(func(ctx context.Context) (any, error) { return n.Up(ctx, a) })
 	})
 }
 
@@ -135,7 +135,7 @@ func tailnet_node_close(handle C.tailnet_handle, timeoutMS C.int32_t, answer *C.
 		}
 		done := make(chan bool, 1)
 		bridge.Go(func() { done <- n.Close(time.Duration(max(timeoutMS, 0)) * time.Millisecond) })
-		answer, err := reply(func(ctx context.Context) (any, error) {
+		answer, err := replied(func(ctx context.Context) (any, error) {
 			select {
 			case drained := <-done:
 				return map[string]bool{"drained": drained}, nil
@@ -170,7 +170,7 @@ func tailnet_listen(handle C.tailnet_handle, args C.tailnet_str, listener *C.tai
 		}
 		l := n.NewListener()
 		h := listeners.Put(l)
-		answer, err := reply(func(ctx context.Context) (any, error) {
+		answer, err := replied(func(ctx context.Context) (any, error) {
 			if err := l.Begin(ctx, a.Address, a.Path, a.Backlog); err != nil {
 				listeners.Take(h)
 				return nil, err
@@ -201,15 +201,9 @@ func tailnet_listener_close(handle C.tailnet_handle) C.int32_t {
 	})
 }
 
-//export tailnet_watch
-func tailnet_watch(handle C.tailnet_handle, answer *C.tailnet_answer) C.int32_t {
-	return respond(answer, func() (any, error) {
-		n, err := nodes.Get(uint64(handle))
-		if err != nil {
-			return nil, err
-		}
-		return stream(n.Watch)
-	})
+//export tailnet_operations
+func tailnet_operations(answer *C.tailnet_answer) C.int32_t {
+	return respond(answer, func() (any, error) { return describe(), nil })
 }
 
 //export tailnet_testcontrol_start
@@ -227,7 +221,7 @@ func tailnet_testcontrol_start(config C.tailnet_str, handle *C.tailnet_handle, a
 			return nil, faultOf(fault.Config, err)
 		}
 		*handle = C.tailnet_handle(controls.Put(c))
-		return reply(func(context.Context) (any, error) { return c.Info(), nil })
+		return replied(func(context.Context) (any, error) { return c.Info(), nil })
 	})
 }
 
@@ -242,7 +236,7 @@ func tailnet_testcontrol_do(handle C.tailnet_handle, args C.tailnet_str, answer 
 		if err != nil {
 			return nil, err
 		}
-		return reply(func(ctx context.Context) (any, error) {
+		return replied(func(ctx context.Context) (any, error) {
 			v, err := c.Do(ctx, []byte(text))
 			if err != nil {
 				return nil, faultOf(fault.Argument, err)
@@ -280,10 +274,8 @@ func faultOf(code fault.Code, err error) error {
 // later is the answer of a call whose document comes on a descriptor.
 type later int
 
-// reply starts an operation.
-func reply(op func(context.Context) (any, error)) (any, error) { return pending(bridge.Reply(op)) }
-
-func stream(feed func(*bridge.Stream)) (any, error) { return pending(bridge.NewStream(feed)) }
+// replied starts what answers later.
+func replied(op func(context.Context) (any, error)) (any, error) { return pending(bridge.Reply(op)) }
 
 func pending(fd int, err error) (any, error) {
 	if err != nil {
@@ -319,7 +311,7 @@ func respond(answer *C.tailnet_answer, call func() (any, error)) (code C.int32_t
 	}
 	if len(b) > int(answer.cap) || answer.buf == nil { // too large: by descriptor, then
 		return respond(answer, func() (any, error) {
-			return reply(func(context.Context) (any, error) { return json.RawMessage(b), nil })
+			return replied(func(context.Context) (any, error) { return json.RawMessage(b), nil })
 		})
 	}
 	write(answer, b)

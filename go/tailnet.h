@@ -15,8 +15,9 @@
  *      A *reply* is one JSON document of any size, and a newline:
  *          {"ok": ...}   or   {"error": {"code": 7003, "message": "..."}}
  *      An answer too large for answer->buf also takes this way.
- *      A *stream* is one JSON object per line until EOF; a reader that falls
- *      behind finds {"lost": n} in it and never slows the library down.
+ *      A *stream* is one JSON object per line; the last one is a reply's, and then
+ *      comes EOF. A reader that falls behind finds {"lost": n} in it and never slows
+ *      the library down.
  *  - Any other code is an error, and answer->buf holds its document (the object
  *    behind "error" above) in answer->len bytes, cut to answer->cap.
  *  - Outputs are written only as said above. There is no "last error".
@@ -80,7 +81,7 @@ typedef struct {
 /* OK {"tailnet", "tailscale", "go"}: the version of each. */
 extern int32_t tailnet_versions(tailnet_answer *answer);
 
-/* OK {"goroutines", "own_goroutines", "nodes", "listeners", "connections", "heap_bytes"}:
+/* OK {"goroutines", "own_goroutines", "nodes", "listeners", "connections", "heap_bytes", "stack_bytes"}:
  * what the library holds now, for leak checks and support. The goroutines are all of the
  * Go runtime; its own are those that are not Tailscale's, which come and go as that likes. */
 extern int32_t tailnet_stats(tailnet_answer *answer);
@@ -124,20 +125,22 @@ extern int32_t tailnet_dial(tailnet_handle node, tailnet_str address, tailnet_an
  * A forked child may ask, of its parent's connections. */
 extern int32_t tailnet_connection_end(uint64_t connection);
 
-/* PENDING, reply: Tailscale's WhoIsResponse. `address` is "ip" or "ip:port". It holds until
- * tailnet_generation() is not what it was before the call. What is wrong with `node` and `address`
- * is said in the reply. */
-extern int32_t tailnet_whois(tailnet_handle node, tailnet_str address, tailnet_answer *answer);
-
 /* No code but a number, which changes with every network map and state of every node, and every
  * second: not every change of what somebody may do is told. */
 extern uint64_t tailnet_generation(void);
 
-/* PENDING, reply: Tailscale's ipnstate.Status; or what is wrong with `node`. */
-extern int32_t tailnet_status(tailnet_handle node, tailnet_answer *answer);
+/* PENDING: asks a question about a node, one of those that tailnet_operations lists. `args` is that
+ * operation's JSON object. `descriptor` is -1, or one that goes along: the library takes a duplicate
+ * before the call returns, and the caller keeps its own. What is wrong with `node`, `operation` and
+ * `args` is said in the reply. The operation's kind says what comes on answer->fd:
+ *   reply:  one line, {"ok": ...} or {"error": ...}
+ *   stream: one event a line; the last line is {"ok": null} or {"error": ...}
+ * An answer about somebody holds until tailnet_generation() is not what it was before the call. */
+extern int32_t tailnet_ask(tailnet_handle node, tailnet_str operation, tailnet_str args, int32_t descriptor, tailnet_answer *answer);
 
-/* PENDING, stream of events; the first lines are a snapshot. */
-extern int32_t tailnet_watch(tailnet_handle node, tailnet_answer *answer);
+/* OK {name: {"about", "kind", "args", "answers", "sidecar"}}: every operation of tailnet_ask, with its
+ * arguments, what it answers, and what differs through a tailscaled. docs/operations.md is made of it. */
+extern int32_t tailnet_operations(tailnet_answer *answer);
 
 /* PENDING, reply {"url", "derp_port", "stun_port"}: an offline control server with a DERP relay
  * and STUN on 127.0.0.1, in this process, until the process ends. For tailnet.testing. */

@@ -21,6 +21,7 @@ from tailnet import (
     TailnetConfigError,
     TailnetDialError,
     TailnetInternalError,
+    TailnetNotRunning,
     TailnetRefused,
     TailnetTimeout,
     _ops,
@@ -231,6 +232,30 @@ def test_lines_are_split(run: Run, pair: Pair) -> None:
     assert fd.fileno() == -1
 
 
+@pytest.mark.parametrize(
+    "last", [b'{"ok": null}\n', b'{"error": {"code": 7020, "message": "closed"}}\n']
+)
+def test_a_stream_says_that_it_has_ended(run: Run, pair: Pair, last: bytes) -> None:
+    """The last line ends a stream before its descriptor does; so does the close of the node."""
+    fd, go = pair
+    lines = _ops.Lines(fd)
+    send(go, b'{"n": 1}\n' + last)
+    assert [run(lines.next(None, "x")) for _ in range(3)] == [{"n": 1}, None, None]
+    assert fd.fileno() == -1
+
+
+def test_a_stream_says_what_ended_it(run: Run, pair: Pair) -> None:
+    """An error on the last line is raised once, by its code, and then the stream has ended."""
+    fd, go = pair
+    lines = _ops.Lines(fd)
+    send(go, b'{"n": 1}\n{"error": {"code": 7010, "message": "the daemon is gone"}}\n')
+    assert run(lines.next(None, "x")) == {"n": 1}
+    with pytest.raises(TailnetNotRunning, match="the daemon is gone"):
+        run(lines.next(None, "x"))
+    assert run(lines.next(None, "x")) is None
+    assert fd.fileno() == -1
+
+
 def test_stream_goes_on_after_a_timeout(run: Run, pair: Pair) -> None:
     """A deadline says what was waited for and loses nothing of the stream."""
     fd, go = pair
@@ -246,13 +271,13 @@ def test_closed_stream_gives_what_it_had(run: Run, pair: Pair) -> None:
     """After close the lines that were read already come, then None; the other side is told."""
     fd, go = pair
     lines = _ops.Lines(fd)
-    send(go, b"1\n2\n")
-    assert run(lines.next(None, "x")) == 1
+    send(go, b'{"n": 1}\n{"n": 2}\n')
+    assert run(lines.next(None, "x")) == {"n": 1}
     lines.close()
     lines.close()
     assert fd.fileno() == -1
     assert go.recv(1) == b""
-    assert [run(lines.next(None, "x")) for _ in range(2)] == [2, None]
+    assert [run(lines.next(None, "x")) for _ in range(2)] == [{"n": 2}, None]
 
 
 def test_close_wakes_a_thread(pair: Pair) -> None:
@@ -289,13 +314,13 @@ def test_second_reader_is_refused(run: Run, pair: Pair) -> None:
     lines = _ops.Lines(fd)
     first = lines.next(None, "news")
     next(first)
-    send(go, b"1\n2\n")
+    send(go, b'{"n": 1}\n{"n": 2}\n')
     for _ in range(2):
         with pytest.raises(RuntimeError, match=r"^another thread or task is .* waiting for news$"):
             run(lines.next(None, "news"))
     with pytest.raises(StopIteration) as done:
         first.send(True)
-    assert [done.value.value, run(lines.next(None, "news"))] == [1, 2]
+    assert [done.value.value, run(lines.next(None, "news"))] == [{"n": 1}, {"n": 2}]
 
 
 @pytest.mark.parametrize("give_up", GIVE_UP, ids=["late", "interrupted", "dropped"])

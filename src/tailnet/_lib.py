@@ -241,19 +241,14 @@ def generation() -> int:
     return number
 
 
-def whois(node: int, address: str) -> Fd:
-    """Ask who has an address."""
-    return _pending(_call("tailnet_whois", node, address))
+def ask(node: int, operation: str, args: Mapping[str, Any], descriptor: int = -1) -> Fd:
+    """Ask a question about a node; `descriptor` goes along, and stays the caller's to close."""
+    return _pending(_call("tailnet_ask", node, operation, args, descriptor))
 
 
-def status(node: int) -> Fd:
-    """Ask for the status."""
-    return _pending(_call("tailnet_status", node))
-
-
-def watch(node: int) -> Fd:
-    """Open the stream of events."""
-    return _pending(_call("tailnet_watch", node))
+def operations() -> Document | Fd:
+    """Return what `ask` can be asked: a description of each operation, by its name."""
+    return _call("tailnet_operations")
 
 
 def testcontrol_start(config: Mapping[str, Any]) -> tuple[int, Document | Fd]:

@@ -314,7 +314,7 @@ class LocalNode:
         if who is not None and since == generation:
             return who
         with self._or_closed():
-            source = _lib.whois(handle, text)
+            source = _lib.ask(handle, "whois", {"address": text})
             who = parse_whois((yield from _ops.reply(source, deadline, "who has that address")))
         if len(self._people) >= _MOST_PEOPLE:
             self._people.clear()
@@ -326,14 +326,14 @@ class LocalNode:
         handle, deadline = self.handle(), _ops.deadline_of(timeout)
         with self._or_closed():
             return parse_status(
-                (yield from _ops.reply(_lib.status(handle), deadline, "the status"))
+                (yield from _ops.reply(_lib.ask(handle, "status", {}), deadline, "the status"))
             )
 
     def watch(self) -> _ops.Lines:
         """Open the stream of events."""
         handle = self.handle()
         with self._or_closed():
-            return _ops.Lines(_lib.watch(handle))
+            return _ops.Lines(_lib.ask(handle, "watch", {}))
 
     def own_ip(self, peer: str | None = None) -> str:
         """Return this node's address, of the peer's family where it has one."""

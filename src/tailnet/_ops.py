@@ -19,6 +19,7 @@ from typing import Any
 from ._fd import Fd
 from ._wait import Steps, Wait
 from .errors import (
+    TailnetClosed,
     TailnetConfigError,
     TailnetInternalError,
     TailnetTimeout,
@@ -84,7 +85,11 @@ def answer(source: Fd, deadline: float | None, what: str) -> Steps[Any]:
 
 
 class Lines:
-    """A stream: one JSON object per line. Owns its descriptor; one reader at a time."""
+    """A stream: one JSON object per line. Owns its descriptor; one reader at a time.
+
+    The library's last line is a reply's: {"ok": null} where the stream has come to its end, and
+    {"error": ...} where something ended it.
+    """
 
     def __init__(self, fd: Fd) -> None:
         self._fd = fd
@@ -98,6 +103,8 @@ class Lines:
         """Return the next object, or None at the end of the stream.
 
         Raises:
+            TailnetError: what ended the stream, once; then None follows. The node's close is the
+                stream's own end.
             TailnetTimeout: the deadline passed. The stream can be read on.
             RuntimeError: somebody else waits in it already.
         """
@@ -111,9 +118,16 @@ class Lines:
                     return None
                 read = _read(self._fd, self._fd.receive, self._text, deadline, what)
                 self._ended = yield from read
-            line = self._text[:end]
+            document = json.loads(self._text[:end])
             del self._text[: end + 1]
-            return json.loads(line)
+            if "error" not in document and "ok" not in document:
+                return document
+            self._ended = True
+            error = error_from_document(document["error"]) if "error" in document else None
+            # A node that is closed ends its streams, one that it has not begun yet, too.
+            if error is None or isinstance(error, TailnetClosed):
+                return None
+            raise error
         finally:
             with self._lock:
                 self._waiting = False

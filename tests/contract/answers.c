@@ -18,9 +18,8 @@ static int32_t node_up(tailnet_answer *a) { return tailnet_node_up(0, "{}", a); 
 static int32_t node_close(tailnet_answer *a) { return tailnet_node_close(0, 0, a); }
 static int32_t listen_(tailnet_answer *a) { return tailnet_listen(0, "{}", &(tailnet_handle){0}, a); }
 static int32_t dial_(tailnet_answer *a) { return tailnet_dial(0, NULL, a); }
-static int32_t whois(tailnet_answer *a) { return tailnet_whois(0, NULL, a); }
-static int32_t status(tailnet_answer *a) { return tailnet_status(0, a); }
-static int32_t watch(tailnet_answer *a) { return tailnet_watch(0, a); }
+static int32_t ask_(tailnet_answer *a) { return tailnet_ask(0, "status", "{}", -1, a); }
+static int32_t operations(tailnet_answer *a) { return tailnet_operations(a); }
 static int32_t control_start(tailnet_answer *a) { return tailnet_testcontrol_start(NULL, &(tailnet_handle){0}, a); }
 static int32_t control_do(tailnet_answer *a) { return tailnet_testcontrol_do(0, "{}", a); }
 
@@ -36,9 +35,8 @@ static const struct {
     {"tailnet_node_close", node_close, TAILNET_OK},
     {"tailnet_listen", listen_, TAILNET_E_HANDLE},
     {"tailnet_dial", dial_, TAILNET_E_ARGUMENT},
-    {"tailnet_whois", whois, TAILNET_E_ARGUMENT},
-    {"tailnet_status", status, TAILNET_PENDING},
-    {"tailnet_watch", watch, TAILNET_E_HANDLE},
+    {"tailnet_ask", ask_, TAILNET_PENDING},
+    {"tailnet_operations", operations, TAILNET_OK},
     {"tailnet_testcontrol_start", control_start, TAILNET_E_ARGUMENT},
     {"tailnet_testcontrol_do", control_do, TAILNET_E_HANDLE},
 };

@@ -70,6 +70,18 @@ void expect(const char *file, int line, const char *call, int32_t want, int32_t 
     }
 }
 
+int32_t ask(tailnet_handle node, tailnet_str operation, tailnet_answer *into) { return tailnet_ask(node, operation, "{}", -1, into); }
+
+int32_t ask_whois(tailnet_handle node, tailnet_str address, tailnet_answer *into) {
+    static const char FORM[] = "{\"address\":\"%s\"}";
+    size_t size = sizeof FORM + (address ? strlen(address) : 0);
+    char *args = address ? malloc(size) : NULL;
+    if (args) snprintf(args, size, FORM, address);
+    int32_t code = tailnet_ask(node, "whois", args, -1, into);
+    free(args);
+    return code;
+}
+
 int await(int fd, short events, int milliseconds) {
     struct pollfd one = {.fd = fd, .events = events};
     int n;

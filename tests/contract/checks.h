@@ -65,6 +65,10 @@ enum { SOME, WHOLE, LINE };
 /* Wait until a condition holds; its name is printed where it never does. */
 #define SETTLE(condition, holds, argument) settle(__FILE__, __LINE__, (condition), (holds), (argument))
 
+/* tailnet_ask without arguments, and its "whois"; the address goes into the JSON as it is. */
+int32_t ask(tailnet_handle node, tailnet_str operation, tailnet_answer *answer);
+int32_t ask_whois(tailnet_handle node, tailnet_str address, tailnet_answer *answer);
+
 int await(int fd, short events, int milliseconds); /* whether poll(2) found something */
 int documented(int32_t code);
 char *last_byte(void);                      /* the last byte, 0, of a page; the page after it must not be touched */

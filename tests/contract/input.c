@@ -117,7 +117,7 @@ static void no_utf8(const char *name, int32_t (*call)(tailnet_handle, tailnet_st
             snprintf(bad, sizeof bad, "%.*s%s%s", (int)at, valid, BAD[i], valid + at);
             note("%s given %s at %zu", name, BAD[i], at);
             int32_t code = call(h, bad, fresh());
-            int asks = call == tailnet_dial || call == tailnet_whois;
+            int asks = call == tailnet_dial || call == ask_whois;
             EXPECT(asks ? TAILNET_PENDING : TAILNET_E_ARGUMENT, code);
             if (asks) RECEIVE("{\"error\":{\"code\":7002,");
             CHECK(strstr(text, "is not UTF-8") != NULL, "must say what is wrong");
@@ -184,9 +184,9 @@ static void sizes(void) {
     for (size_t i = 0; i < COUNT(HUGE_); i++) {
         char *made = padded(LONG, HUGE_[i].begin, HUGE_[i].fill, HUGE_[i].end);
         for (size_t d = 0; d < COUNT(DOCUMENTS); d++) refused(&DOCUMENTS[d], made);
-        note("tailnet_whois given 10 MiB");
-        EXPECT(TAILNET_PENDING, tailnet_whois(node, made, fresh()));
-        RECEIVE("{\"error\":{\"code\":7005,");
+        note("tailnet_ask given 10 MiB");
+        EXPECT(TAILNET_PENDING, tailnet_ask(node, "whois", made, -1, fresh()));
+        RECEIVE("{\"error\":{\"code\":7002,");
         free(made);
     }
     char *end = last_byte(); /* no string is read beyond its end: what follows must not be touched */
@@ -234,17 +234,17 @@ static void paths(void) {
     }
     static const char *const PEOPLE[] = {"", " ", "x", "100.64.0", "100.64.0.1:", "100.64.0.1:65536", "[::1", "[::1]", "{}"};
     for (size_t i = 0; i < COUNT(PEOPLE); i++) {
-        note("tailnet_whois given %s", PEOPLE[i]);
-        EXPECT(TAILNET_PENDING, tailnet_whois(node, PEOPLE[i], fresh()));
+        note("whois given %s", PEOPLE[i]);
+        EXPECT(TAILNET_PENDING, ask_whois(node, PEOPLE[i], fresh()));
         RECEIVE("{\"error\":{\"code\":7005,");
     }
-    note("tailnet_whois");
-    EXPECT(TAILNET_E_ARGUMENT, tailnet_whois(node, NULL, fresh()));
+    note("whois");
+    EXPECT(TAILNET_E_ARGUMENT, ask_whois(node, NULL, fresh()));
     EXPECT(TAILNET_E_ARGUMENT, tailnet_dial(node, NULL, fresh()));
     EXPECT(TAILNET_E_ARGUMENT, tailnet_listen(node, "{\"address\":\":80\",\"path\":\"/dev/null\"}", NULL, fresh()));
-    no_utf8("tailnet_whois", tailnet_whois, node, "100.64.0.1:80");
+    no_utf8("whois", ask_whois, node, "100.64.0.1:80");
     no_utf8("tailnet_dial", tailnet_dial, node, "peer:80");
-    EXPECT(TAILNET_PENDING, tailnet_whois(node, "100.64.0.1:80", fresh()));
+    EXPECT(TAILNET_PENDING, ask_whois(node, "100.64.0.1:80", fresh()));
     RECEIVE("{\"error\":{\"code\":7020,");
 }
 
@@ -293,19 +293,20 @@ static void kinds_of_handles(void) {
         RECEIVE("{\"error\":{\"code\":7004,");
         EXPECT(TAILNET_E_ARGUMENT, tailnet_dial(no_node, NULL, fresh()));
         EXPECT_CODE(TAILNET_E_ARGUMENT, tailnet_dial(no_node, "peer:80", NULL));
-        EXPECT(TAILNET_PENDING, tailnet_whois(no_node, "100.64.0.1", fresh()));
+        EXPECT(TAILNET_PENDING, ask_whois(no_node, "100.64.0.1", fresh()));
         RECEIVE("{\"error\":{\"code\":7004,");
-        EXPECT(TAILNET_PENDING, tailnet_status(no_node, fresh()));
+        EXPECT(TAILNET_PENDING, ask(no_node, "status", fresh()));
         RECEIVE("{\"error\":{\"code\":7004,");
-        EXPECT(TAILNET_E_HANDLE, tailnet_watch(no_node, fresh()));
+        EXPECT(TAILNET_PENDING, ask(no_node, "watch", fresh()));
+        RECEIVE("{\"error\":{\"code\":7004,");
         EXPECT(TAILNET_OK, tailnet_node_close(no_node, 0, fresh()));
         EXPECT_CODE(TAILNET_OK, tailnet_listener_close(no_node));
         EXPECT_CODE(TAILNET_OK, tailnet_listener_close(no_control));
         EXPECT_CODE(TAILNET_OK, tailnet_connection_end(no_node));
         EXPECT_CODE(TAILNET_OK, tailnet_connection_end(no_control));
     }
-    EXPECT(TAILNET_PENDING, tailnet_watch(node, fresh())); /* the node is as it was */
-    RECEIVE("");
+    EXPECT(TAILNET_PENDING, ask(node, "watch", fresh())); /* the node is as it was */
+    RECEIVE("{\"error\":{\"code\":7020,");
     CHECK(stats("nodes") == 2, "two nodes are open");
 }
 

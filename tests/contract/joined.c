@@ -144,7 +144,7 @@ static void give_up(tailnet_handle node) {
     RECEIVE("{\"error\":{\"code\":7014,");
     EXPECT(TAILNET_PENDING, tailnet_dial(node, "nobody:80", fresh()));
     RECEIVE("{\"error\":{\"code\":7015,");
-    EXPECT(TAILNET_PENDING, tailnet_whois(node, "100.127.0.1", fresh()));
+    EXPECT(TAILNET_PENDING, ask_whois(node, "100.127.0.1", fresh()));
     RECEIVE("{\"error\":{\"code\":7021,");
     SETTLE("no connection is left", open_connections, 0);
 }
@@ -167,11 +167,12 @@ static void listeners(tailnet_handle node) {
         EXPECT(TAILNET_E_HANDLE, tailnet_listen(listener, args, &(tailnet_handle){0}, fresh()));
         EXPECT(TAILNET_PENDING, tailnet_dial(listener, "peer:80", fresh()));
         RECEIVE("{\"error\":{\"code\":7004,");
-        EXPECT(TAILNET_PENDING, tailnet_whois(listener, ip, fresh()));
+        EXPECT(TAILNET_PENDING, ask_whois(listener, ip, fresh()));
         RECEIVE("{\"error\":{\"code\":7004,");
-        EXPECT(TAILNET_PENDING, tailnet_status(listener, fresh()));
+        EXPECT(TAILNET_PENDING, ask(listener, "status", fresh()));
         RECEIVE("{\"error\":{\"code\":7004,");
-        EXPECT(TAILNET_E_HANDLE, tailnet_watch(listener, fresh()));
+        EXPECT(TAILNET_PENDING, ask(listener, "watch", fresh()));
+        RECEIVE("{\"error\":{\"code\":7004,");
         EXPECT(TAILNET_E_HANDLE, tailnet_testcontrol_do(listener, "{\"do\":\"nodes\"}", fresh()));
         EXPECT(TAILNET_OK, tailnet_node_close(listener, 0, fresh()));
         const tailnet_handle NONE[] = {node, control, connection, listener + 1000, listener | 1ull << 32};
@@ -213,11 +214,11 @@ static void questions(tailnet_handle node) {
     note("questions");
     EXPECT(TAILNET_PENDING, tailnet_node_up(node, "{}", fresh())); /* it is up already */
     RECEIVE("{\"ok\":{\"hostname\":");
-    EXPECT(TAILNET_PENDING, tailnet_status(node, fresh()));
+    EXPECT(TAILNET_PENDING, ask(node, "status", fresh()));
     RECEIVE("{\"ok\":{");
-    EXPECT(TAILNET_PENDING, tailnet_watch(node, fresh()));
+    EXPECT(TAILNET_PENDING, ask(node, "watch", fresh()));
     RECEIVE_SOME("{\"type\":");
-    EXPECT(TAILNET_PENDING, tailnet_whois(node, ip, fresh()));
+    EXPECT(TAILNET_PENDING, ask_whois(node, ip, fresh()));
     RECEIVE("{\"ok\":{");
     EXPECT(TAILNET_PENDING, tailnet_testcontrol_do(control, "{\"do\":\"nodes\"}", fresh()));
     RECEIVE("{\"ok\":[{");
@@ -242,7 +243,7 @@ static void life(int round) {
 
     note("leaving"); /* with a connection that cannot drain, because nobody reads */
     int client = dialed(node, 80, &connection), server = accepted(fd);
-    EXPECT(TAILNET_PENDING, tailnet_watch(node, fresh()));
+    EXPECT(TAILNET_PENDING, ask(node, "watch", fresh()));
     tailnet_answer watching = answer;
     flood(client);
     leave(node, round ? 100 : INT32_MIN, "{\"ok\":{\"drained\":false}}");

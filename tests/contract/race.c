@@ -34,10 +34,10 @@ static int32_t listen_(tailnet_answer *a) { return tailnet_listen(node, listen_a
 static int32_t dial_peer(tailnet_answer *a) { return tailnet_dial(node, dial_args, a); }
 static int32_t dial_name(tailnet_answer *a) { return tailnet_dial(node, "nobody:80", a); }
 static int32_t dial_silence(tailnet_answer *a) { return tailnet_dial(node, "100.65.0.1:80", a); }
-static int32_t whois(tailnet_answer *a) { return tailnet_whois(node, ip, a); }
-static int32_t whois_nobody(tailnet_answer *a) { return tailnet_whois(node, "100.127.0.1:80", a); }
-static int32_t status(tailnet_answer *a) { return tailnet_status(node, a); }
-static int32_t watch(tailnet_answer *a) { return tailnet_watch(node, a); }
+static int32_t whois(tailnet_answer *a) { return ask_whois(node, ip, a); }
+static int32_t whois_nobody(tailnet_answer *a) { return ask_whois(node, "100.127.0.1:80", a); }
+static int32_t status(tailnet_answer *a) { return ask(node, "status", a); }
+static int32_t watch(tailnet_answer *a) { return ask(node, "watch", a); }
 
 #define BIT(code) (1u << ((code) - TAILNET_PENDING))
 enum { WHEN_CLOSED = BIT(TAILNET_E_HANDLE) | BIT(TAILNET_E_CLOSED) };
@@ -53,10 +53,10 @@ static const struct {
     {"tailnet_dial", dial_peer, WHEN_CLOSED | BIT(TAILNET_E_REFUSED)},
     {"tailnet_dial of a name", dial_name, WHEN_CLOSED | BIT(TAILNET_E_NAME)},
     {"tailnet_dial of who never answers", dial_silence, WHEN_CLOSED | BIT(TAILNET_E_UNREACHABLE)},
-    {"tailnet_whois", whois, WHEN_CLOSED},
-    {"tailnet_whois of nobody", whois_nobody, WHEN_CLOSED | BIT(TAILNET_E_NOT_FOUND)},
-    {"tailnet_status", status, WHEN_CLOSED},
-    {"tailnet_watch", watch, WHEN_CLOSED},
+    {"whois", whois, WHEN_CLOSED},
+    {"whois of nobody", whois_nobody, WHEN_CLOSED | BIT(TAILNET_E_NOT_FOUND)},
+    {"status", status, WHEN_CLOSED},
+    {"watch", watch, WHEN_CLOSED},
 };
 
 /* One call, to its outcome. Some outcomes come with the close only: for each
@@ -65,7 +65,7 @@ static void once(size_t which, unsigned number, int is_closed) {
     static _Thread_local unsigned count;
     int32_t (*call)(tailnet_answer *) = CALLS[which].call;
     int dials = call == dial_peer || call == dial_name || call == dial_silence;
-    int asks = dials || call == whois || call == whois_nobody || call == status; /* all is said in the reply */
+    int asks = dials || call == whois || call == whois_nobody || call == status || call == watch; /* all is said in the reply */
     note("%s%s", CALLS[which].name, is_closed ? " after the close" : "");
     int32_t code = call(fresh());
     if (is_closed && asks) {

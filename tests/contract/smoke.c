@@ -30,6 +30,10 @@ static void library(void) {
     CANCEL();
     EXPECT_CODE(TAILNET_E_ARGUMENT, tailnet_logs(NULL));
 
+    EXPECT(TAILNET_OK, tailnet_operations(fresh()));
+    CHECK(strstr(text, "\"whois\":{\"about\":") != NULL, "operations");
+    EXPECT_CODE(TAILNET_E_ARGUMENT, tailnet_operations(NULL));
+
     /* An answer that does not fit comes on a descriptor. */
     answer = (tailnet_answer){.buf = NULL, .cap = 0, .fd = -7};
     EXPECT(TAILNET_PENDING, tailnet_versions(&answer));
@@ -43,7 +47,7 @@ static void library(void) {
     /* An error is cut to cap. */
     fresh();
     answer.cap = 5;
-    EXPECT_CODE(TAILNET_E_HANDLE, tailnet_watch(0, &answer));
+    EXPECT_CODE(TAILNET_E_HANDLE, tailnet_node_up(0, "{}", &answer));
     CHECK(answer.len == 5 && text[5] == '#', "an error is cut to cap");
 }
 
@@ -54,11 +58,8 @@ static void handles(void) {
         EXPECT(TAILNET_E_HANDLE, tailnet_listen(h, "{\"address\":\":80\",\"path\":\"/nowhere\",\"backlog\":1}", &(tailnet_handle){0}, fresh()));
         EXPECT(TAILNET_PENDING, tailnet_dial(h, "peer:80", fresh()));
         RECEIVE("{\"error\":{\"code\":7004,");
-        EXPECT(TAILNET_PENDING, tailnet_whois(h, "100.64.0.1", fresh()));
+        EXPECT(TAILNET_PENDING, tailnet_ask(h, "status", "{}", -1, fresh()));
         RECEIVE("{\"error\":{\"code\":7004,");
-        EXPECT(TAILNET_PENDING, tailnet_status(h, fresh()));
-        RECEIVE("{\"error\":{\"code\":7004,");
-        EXPECT(TAILNET_E_HANDLE, tailnet_watch(h, fresh()));
         EXPECT(TAILNET_E_HANDLE, tailnet_testcontrol_do(h, "{\"do\":\"x\"}", fresh()));
         EXPECT(TAILNET_OK, tailnet_node_close(h, 0, fresh()));
         EXPECT_CODE(TAILNET_OK, tailnet_listener_close(h));
@@ -68,9 +69,7 @@ static void handles(void) {
         EXPECT_CODE(TAILNET_E_ARGUMENT, tailnet_node_up(h, "{}", NULL));
         EXPECT_CODE(TAILNET_E_ARGUMENT, tailnet_listen(h, "{}", &(tailnet_handle){0}, NULL));
         EXPECT_CODE(TAILNET_E_ARGUMENT, tailnet_dial(h, "peer:80", NULL));
-        EXPECT_CODE(TAILNET_E_ARGUMENT, tailnet_whois(h, "", NULL));
-        EXPECT_CODE(TAILNET_E_ARGUMENT, tailnet_status(h, NULL));
-        EXPECT_CODE(TAILNET_E_ARGUMENT, tailnet_watch(h, NULL));
+        EXPECT_CODE(TAILNET_E_ARGUMENT, tailnet_ask(h, "status", "{}", -1, NULL));
         EXPECT_CODE(TAILNET_E_ARGUMENT, tailnet_testcontrol_do(h, "{}", NULL));
         EXPECT_CODE(TAILNET_E_ARGUMENT, tailnet_node_close(h, 0, NULL));
     }
@@ -109,12 +108,16 @@ static void nodes(void) {
     EXPECT(TAILNET_E_ARGUMENT, tailnet_dial(first, NULL, fresh()));
     EXPECT(TAILNET_PENDING, tailnet_dial(first, "\xff", fresh()));
     RECEIVE("{\"error\":{\"code\":7002,");
-    EXPECT(TAILNET_E_ARGUMENT, tailnet_whois(first, NULL, fresh()));
+    EXPECT(TAILNET_E_ARGUMENT, tailnet_ask(first, NULL, "{}", -1, fresh()));
+    EXPECT(TAILNET_E_ARGUMENT, tailnet_ask(first, "status", NULL, -1, fresh()));
+    EXPECT(TAILNET_E_ARGUMENT, tailnet_ask(first, "status", "{}", 1 << 20, fresh())); /* no such descriptor */
+    EXPECT(TAILNET_PENDING, tailnet_ask(first, "no such operation", "{}", -1, fresh()));
+    RECEIVE("{\"error\":{\"code\":7002,");
 
     /* A node that has not joined answers with an error, here or in the reply. */
     EXPECT(TAILNET_PENDING, tailnet_dial(first, "peer:80", fresh()));
     RECEIVE("{\"error\":{\"code\":70");
-    EXPECT(TAILNET_PENDING, tailnet_status(first, fresh()));
+    EXPECT(TAILNET_PENDING, ask(first, "status", fresh()));
     RECEIVE("{\"error\":{\"code\":70");
     EXPECT(TAILNET_PENDING, tailnet_dial(first, "peer:80", fresh()));
     CANCEL(); /* cancelled, whether or not the reply was there */
@@ -122,7 +125,7 @@ static void nodes(void) {
     EXPECT(TAILNET_PENDING, tailnet_node_close(first, 1000, fresh()));
     RECEIVE("{\"ok\":{\"drained\":true}}");
     EXPECT(TAILNET_OK, tailnet_node_close(first, 1000, fresh()));
-    EXPECT(TAILNET_PENDING, tailnet_status(first, fresh()));
+    EXPECT(TAILNET_PENDING, ask(first, "status", fresh()));
     RECEIVE("{\"error\":{\"code\":7004,");
     EXPECT(TAILNET_PENDING, tailnet_node_close(second, -1, fresh()));
     CANCEL(); /* the work is done all the same */

@@ -454,7 +454,7 @@ func TestSlowReaderLosesLinesAndIsTold(t *testing.T) {
 	var resynced atomic.Bool
 	filled := make(chan struct{})
 	more := make(chan struct{})
-	fd, err := NewStream(func(s *Stream) {
+	fd, err := NewStream(func(s *Stream) error {
 		for i := range sent {
 			s.Send(map[string]int{"i": i})
 		}
@@ -464,6 +464,7 @@ func TestSlowReaderLosesLinesAndIsTold(t *testing.T) {
 			resynced.Store(s.Send(map[string]string{"snapshot": "new"}))
 			runtime.Gosched()
 		}
+		return nil
 	})
 	if err != nil {
 		t.Fatal(err)

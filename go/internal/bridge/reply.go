@@ -61,45 +61,53 @@ func safely[T any](ctx context.Context, op func(context.Context) (T, error)) (do
 const streamQueue = 256
 
 // A Stream carries JSON objects to Python, one a line, and never makes its writer
-// wait: what a slow reader misses is counted.
+// wait: it counts what a slow reader misses.
 type Stream struct {
 	queue chan []byte
 	ctx   context.Context
 	lost  int // owned by the one goroutine that calls Send
 }
 
-// NewStream calls feed in a goroutine of its own with a new stream, and returns
-// Python's end of it. The stream's context ends when Python goes; Python reads EOF
-// when feed has returned and the queue is empty.
-func NewStream(feed func(*Stream)) (int, error) {
+// NewStream makes a stream and returns Python's end of it; feed is as of End.Stream.
+func NewStream(feed func(*Stream) error) (int, error) {
 	end, fd, err := newPair()
 	if err != nil {
 		return -1, fault.For(fault.Internal, err, "no socket pair for a stream")
 	}
+	End{end}.Stream(feed)
+	return fd, nil
+}
+
+// Stream calls feed in a goroutine of its own with a new stream, whose context ends when
+// Python goes. When feed returns, the last line says how the stream ended, as a reply does:
+// a reader can tell an end from a connection that broke.
+func (e End) Stream(feed func(*Stream) error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Stream{queue: make(chan []byte, streamQueue), ctx: ctx}
 	Go(func() {
-		end.awaitWord()
+		e.awaitWord()
 		cancel()
-		end.Shutdown(unix.SHUT_RDWR) // wakes a writer that waits for room
+		e.Shutdown(unix.SHUT_RDWR) // wakes a writer that waits for room
 	})
+	var last []byte
 	Go(func() {
 		defer close(s.queue)
-		feed(s)
+		_, err := safely(ctx, func(context.Context) (any, error) { return nil, feed(s) })
+		last = answer(nil, err)
 	})
 	Go(func() {
-		defer end.Close()
+		defer e.Close()
 		defer cancel()
 		for line := range s.queue {
-			if _, err := end.Write(line); err != nil {
+			if _, err := e.Write(line); err != nil {
 				cancel()
 				for range s.queue { // until feed notices
 				}
 				return
 			}
 		}
+		e.Write(last)
 	})
-	return fd, nil
 }
 
 // Context ends when the reader has gone.

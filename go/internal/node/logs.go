@@ -26,7 +26,7 @@ var logHub struct {
 }
 
 // Logs is the stream of tailnet_logs.
-func Logs(s *bridge.Stream) {
+func Logs(s *bridge.Stream) error {
 	lines := make(chan logLine, 256)
 	logHub.Lock()
 	if logHub.readers == nil {
@@ -42,7 +42,7 @@ func Logs(s *bridge.Stream) {
 	for {
 		select {
 		case <-s.Context().Done():
-			return
+			return nil
 		case l := <-lines:
 			s.Send(l)
 		}

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"encoding/json"
 	"net"
 	"net/netip"
 	"strconv"
@@ -207,45 +206,6 @@ func (n *Node) dial(ctx context.Context, address string) (*bridge.Dialed, error)
 	defer done()
 	dialed, err := n.backend.dial(ctx, addr)
 	return dialed, n.closedOr(err)
-}
-
-// WhoIs says who has an address: Tailscale's WhoIsResponse.
-func (n *Node) WhoIs(ctx context.Context, addr string) (json.RawMessage, error) {
-	ip, err := netip.ParseAddr(addr)
-	if err != nil {
-		ap, err := netip.ParseAddrPort(addr)
-		if err != nil {
-			return nil, fault.New(fault.Config, "whois: %q is neither an IP address nor ip:port", addr)
-		}
-		ip = ap.Addr()
-	}
-	s, err := n.backend.session()
-	if err != nil {
-		return nil, err
-	}
-	ctx, done := n.within(ctx)
-	defer done()
-	doc, err := s.whois(ctx, ip.Unmap())
-	return doc, n.closedOr(err)
-}
-
-// Status is Tailscale's ipnstate.Status.
-func (n *Node) Status(ctx context.Context) (json.RawMessage, error) {
-	s, err := n.backend.session()
-	if err != nil {
-		return nil, err
-	}
-	ctx, done := n.within(ctx)
-	defer done()
-	doc, err := s.status(ctx)
-	return doc, n.closedOr(err)
-}
-
-// Watch sends events until the reader goes or the node closes.
-func (n *Node) Watch(stream *bridge.Stream) {
-	if s, err := n.backend.session(); err == nil {
-		s.watch(stream)
-	}
 }
 
 // Count returns the node's open listeners and connections.

@@ -204,13 +204,14 @@ func TestChildProcessesKeepTheirEnvironment(t *testing.T) {
 
 // TestAStateIsToldOnce: a bus that is taken up again begins with the state.
 func TestAStateIsToldOnce(t *testing.T) {
-	fd, err := bridge.NewStream(func(s *bridge.Stream) {
+	fd, err := bridge.NewStream(func(s *bridge.Stream) error {
 		w := newWatcher(s, nil, nil)
 		for _, state := range []ipn.State{ipn.Running, ipn.Running, ipn.NoState, ipn.NoState, ipn.Running} {
 			w.note(ipn.Notify{State: &state})
 		}
 		w.lost()
 		w.lost()
+		return nil
 	})
 	if err != nil {
 		t.Fatal(err)

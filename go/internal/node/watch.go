@@ -15,19 +15,21 @@ import (
 	"tailnet/internal/bridge"
 )
 
-// The events of tailnet_watch.
+// Events are what "watch" sends: each names its type.
+var Events = []any{stateEvent{}, loginEvent{}, healthEvent{}, peersEvent{}, keyExpiryEvent{}}
+
 type (
 	stateEvent struct {
-		Type  string `json:"type"` // "state"
-		State string `json:"state"`
+		Type  string `json:"type" doc:"\"state\""`
+		State string `json:"state" doc:"as in Status.state"`
 	}
 	loginEvent struct {
-		Type string `json:"type"` // "login"
-		URL  string `json:"url"`
+		Type string `json:"type" doc:"\"login\""`
+		URL  string `json:"url" doc:"where a person must log in"`
 	}
 	healthEvent struct {
-		Type     string    `json:"type"` // "health"
-		Warnings []warning `json:"warnings"`
+		Type     string    `json:"type" doc:"\"health\""`
+		Warnings []warning `json:"warnings" doc:"all there are now: code, severity, title and text of each"`
 	}
 	warning struct {
 		Code     string `json:"code"`
@@ -36,9 +38,9 @@ type (
 		Text     string `json:"text"`
 	}
 	peersEvent struct {
-		Type    string   `json:"type"` // "peers"
-		Changed []peer   `json:"changed"`
-		Removed []string `json:"removed"`
+		Type    string   `json:"type" doc:"\"peers\""`
+		Changed []peer   `json:"changed" doc:"new or different: id, name, ips and online of each"`
+		Removed []string `json:"removed" doc:"the stable ids of those that left"`
 	}
 	peer struct {
 		ID     string       `json:"id"`
@@ -47,9 +49,9 @@ type (
 		Online bool         `json:"online"`
 	}
 	keyExpiryEvent struct {
-		Type    string     `json:"type"` // "key_expiry"
-		Expiry  *time.Time `json:"expiry"`
-		Expired bool       `json:"expired"`
+		Type    string     `json:"type" doc:"\"key_expiry\""`
+		Expiry  *time.Time `json:"expiry" doc:"when this node's key expires; null for never"`
+		Expired bool       `json:"expired" doc:"whether it has"`
 	}
 )
 
