@@ -146,8 +146,9 @@ def test() -> None:
     say("build the tailscaled of the tests (the first time compiles it: minutes)")
     run(PYTHON, "-c", "from tests.daemon import binaries; binaries()")  # no test's time is for that
     started = time.monotonic()
-    say("pytest")
-    run(PYTHON, "-m", "pytest")
+    # A module at a time in each process: its fixtures, an offline tailnet above all, are made once.
+    say("pytest, on every processor")
+    run(PYTHON, "-m", "pytest", "-n", "auto", "--dist", "loadfile")
     say("go test")
     go("go", "test", "./...")
     say("go test -race")
