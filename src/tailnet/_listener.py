@@ -27,7 +27,7 @@ import struct
 import sys
 import weakref
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
 from . import _lib, _ops
 from ._scratch import Scratch
@@ -204,6 +204,21 @@ class Listening:
 _numbers = itertools.count()
 
 
+# What `await listener.accept()` wants.
+_WAITS = "`await loop.sock_accept(listener)` waits for one, as does asyncio.start_server(sock=...)"
+
+
+class Accepted(tuple[TailnetSocket, Address]):
+    """What accept() returns: a pair, as of any socket, and nothing to await."""
+
+    __slots__ = ()
+
+    if not TYPE_CHECKING:  # checkers know that there is no such thing
+
+        def __await__(self) -> NoReturn:
+            raise TypeError(f"accept() returns a connection, and waits for none; {_WAITS}")
+
+
 class TailnetListener(TcpLike):
     """A listening socket on the tailnet, for everything that takes one.
 
@@ -243,6 +258,8 @@ class TailnetListener(TcpLike):
             try:
                 fd, name = cast("_Accept", super())._accept()
             except OSError as e:
+                if isinstance(e, BlockingIOError):
+                    e.strerror = f"no connection waits, and this listener is non-blocking; {_WAITS}"
                 over = isinstance(e, BlockingIOError) if listening.ended else False
                 if not over and e.errno != errno.EINVAL:  # EINVAL: after a shutdown
                     raise
@@ -269,7 +286,7 @@ class TailnetListener(TcpLike):
                 # As socket.accept: a new socket blocks, whatever this one does, and macOS is told.
                 if self.gettimeout() is not None and socket.getdefaulttimeout() is None:
                     connection.setblocking(True)
-                return connection, peer.address
+                return Accepted((connection, peer.address))
             connection.close()  # somebody on this machine, who is no peer
         # Not any OSError: of this one event loops make no noise.
         raise ConnectionAbortedError(errno.ECONNABORTED, "this listener or its node was closed")

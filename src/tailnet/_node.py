@@ -360,11 +360,18 @@ def address_text(address: Any) -> str:
     match address:
         case (str() | ipaddress.IPv4Address() | ipaddress.IPv6Address() as host, int(port), *_):
             host = str(host)
-            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            return f"[{host}]:{port}" if ":" in host and "/" not in host else f"{host}:{port}"
+        case (str() | ipaddress.IPv4Address() | ipaddress.IPv6Address() as host, str() as port, *_):
+            help_ = "; the port must be a number"
+            with contextlib.suppress(OSError, ValueError):  # a name that /etc/services lacks
+                number = int(port) if port.isdecimal() else socket.getservbyname(port, "tcp")
+                help_ += f": {(str(host), number)}"
+        case int() as port:
+            help_ = f'; port {port} of this node is ":{port}", and of another one "name:{port}"'
         case _:
-            pass
+            help_ = ""
     raise TailnetConfigError(
-        f'address {address!r}: want "host:port" or (host, port), a text and a number'
+        f'address {address!r}: want "host:port" or (host, port), a text and a number{help_}'
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from . import _ops
 from ._listener import TailnetListener
@@ -33,6 +33,24 @@ DEFAULT_TIMEOUT = cast("float | None", getattr(socket, "_GLOBAL_DEFAULT_TIMEOUT"
 WATCHING = "an event of the node"
 
 WhoIsTarget = Any  # an address in any form, or a connection
+
+
+class Synchronous:
+    """What `async with` finds: the name of what it is for."""
+
+    if not TYPE_CHECKING:  # checkers know that there is no such thing
+
+        async def __aenter__(self) -> NoReturn:
+            name = called(self)
+            raise TypeError(f"{name} is for `with`; `async with` takes an Async{name}")
+
+        async def __aexit__(self, *_: object) -> None:
+            """Python looks for both before it calls one."""
+
+
+def called(thing: object) -> str:
+    """Return what a class of this library, or of a user's on top of it, is called here."""
+    return next(c.__name__ for c in type(thing).__mro__ if c.__module__.startswith(__package__))
 
 
 class TailnetBase:
@@ -106,7 +124,7 @@ class HandleBase:
         return f"<{type(self).__name__} {self._node!r}>"
 
 
-class Tailnet(TailnetBase):
+class Tailnet(TailnetBase, Synchronous):
     """A tailnet to join: `with Tailnet(config) as tn`, or `tn = Tailnet(config).up()`.
 
     Args:
@@ -155,7 +173,7 @@ class Tailnet(TailnetBase):
             self.close()
 
 
-class TailnetHandle(HandleBase):
+class TailnetHandle(HandleBase, Synchronous):
     """The live connection to a tailnet. Made by `Tailnet.up()`, or by entering a Tailnet."""
 
     def listen(
@@ -240,11 +258,12 @@ class TailnetHandle(HandleBase):
 
         Args:
             target: An accepted connection (also when wrapped in TLS), a peer address as accept()
-                returns it, an IP address, or an asyncio transport or StreamWriter.
+                returns it, an IP address, a name of the tailnet, or an asyncio transport or
+                StreamWriter.
             timeout: Seconds; most answers come from a cache.
 
         Raises:
-            TailnetPeerNotFound: nobody on the tailnet has that address.
+            TailnetPeerNotFound: nobody on the tailnet has that address or name.
             TailnetConfigError: `target` has no address, or is not connected.
             TailnetTimeout: `timeout` passed.
             TailnetNotRunning: the tailscaled behind it is gone, or does not answer.
@@ -292,7 +311,7 @@ class TailnetHandle(HandleBase):
             self.close()
 
 
-class Watch(Iterator[Event]):
+class Watch(Synchronous, Iterator[Event]):
     """The events of a node; see `tailnet.models`. Ends when the node is closed, or by close().
 
     A reader that falls behind gets EventsLost, and then how things are, from the beginning.

@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from . import _ops
 from ._listener import TailnetListener
 from ._node import CLOSE_TIMEOUT, LocalNode, OnLogin
 from ._socket import Address, TailnetSocket
-from ._tailnet import DEFAULT_TIMEOUT, WATCHING, HandleBase, TailnetBase, WhoIsTarget
+from ._tailnet import (
+    DEFAULT_TIMEOUT,
+    WATCHING,
+    HandleBase,
+    TailnetBase,
+    WhoIsTarget,
+    called,
+)
 from ._wait import wait_async
 from .errors import TailnetClosed
 from .models import Event, Status, WhoIs, parse_event
@@ -26,7 +33,21 @@ if TYPE_CHECKING:
 __all__ = ["AsyncTailnet", "AsyncTailnetHandle", "AsyncWatch"]
 
 
-class AsyncTailnet(TailnetBase):
+class Asynchronous:
+    """What `with` finds: the name of what it is for."""
+
+    if not TYPE_CHECKING:  # checkers know that there is no such thing
+
+        def __enter__(self) -> NoReturn:
+            name = called(self)
+            sync = name.removeprefix("Async")
+            raise TypeError(f"{name} is for `async with`; `with` takes a {sync}")
+
+        def __exit__(self, *_: object) -> None:
+            """Python looks for both before it calls one."""
+
+
+class AsyncTailnet(TailnetBase, Asynchronous):
     """A tailnet to join: `async with AsyncTailnet(config) as tn`; see Tailnet."""
 
     _joins = "`async with` and `await up()` give"
@@ -50,7 +71,7 @@ class AsyncTailnet(TailnetBase):
             await self.close()
 
 
-class AsyncTailnetHandle(HandleBase):
+class AsyncTailnetHandle(HandleBase, Asynchronous):
     """The live connection to a tailnet; see TailnetHandle."""
 
     async def listen(
@@ -111,7 +132,7 @@ class AsyncTailnetHandle(HandleBase):
             await self.close()
 
 
-class AsyncWatch(AsyncIterator[Event]):
+class AsyncWatch(Asynchronous, AsyncIterator[Event]):
     """The events of a node; see Watch."""
 
     def __init__(self, node: LocalNode) -> None:

@@ -480,10 +480,24 @@ class TailnetConfig(Settings):
             return ""
         base = environ.get("XDG_STATE_HOME", "")
         if not os.path.isabs(base):  # noqa: PTH117 - relative ones are ignored: XDG Base Directory
-            base = _home(environ) + "/.local/state"
+            base = str(Path(_home(environ), ".local/state"))
         control = self.resolved_control_url(environ)
         digest = hashlib.sha256(control.encode()).hexdigest()[:8]
         return str(Path(base, "tailnet", f"{self.hostname}-{digest}").absolute())
+
+    def _writable_state_dir(self, environ: Mapping[str, str]) -> str:
+        """Return the state directory, where the default is one that this user can have."""
+        path = self.resolved_state_dir(environ)
+        if self.state_dir is not None or self.ephemeral:
+            return path
+        there = next(p for p in (Path(path), *Path(path).parents) if os.access(p, os.F_OK))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise TailnetConfigError(
+                f"state_dir: this user may not write to {there}, and the default is {path}; set"
+                " state_dir, or XDG_STATE_HOME, to a directory that it may write to, or"
+                " ephemeral=True for a node that keeps no identity"
+            )
+        return path
 
     def resolved_auth_key(self, environ: Mapping[str, str]) -> str:
         """Return the key, by the order of this module; "" where there is none."""
@@ -520,7 +534,7 @@ class TailnetConfig(Settings):
             "client_secret": secret,
             "tags": list(self.tags),
             "control_url": self.resolved_control_url(environ),
-            "state_dir": "" if self._daemon_is_theirs() else self.resolved_state_dir(environ),
+            "state_dir": "" if self._daemon_is_theirs() else self._writable_state_dir(environ),
             "ephemeral": self.ephemeral,
             "port": self.port,
             "accept_routes": self.accept_routes,
@@ -608,7 +622,10 @@ def _home(environ: Mapping[str, str]) -> str:
     try:
         return pwd.getpwuid(os.getuid()).pw_dir
     except KeyError:  # in a container, a user without an entry in passwd
-        problem = "state_dir: there is no home directory for it; set it, or XDG_STATE_HOME, or HOME"
+        problem = (
+            "state_dir: there is no home directory for it; set it, or XDG_STATE_HOME, or HOME, or"
+            " ephemeral=True for a node that keeps no identity"
+        )
     raise TailnetConfigError(problem)
 
 

@@ -106,7 +106,10 @@ var dialErrnos = map[string]struct {
 
 func (s *session) dialError(ctx context.Context, addr Address, err error) error {
 	var f *fault.Error
-	if errors.As(err, &f) || ctx.Err() != nil {
+	if errors.As(err, &f) && f.Code == fault.Name { // with allow_host_network the host is asked next
+		f.Message += "; allow_host_network=True would dial it over this host's network"
+	}
+	if f != nil || ctx.Err() != nil {
 		return err
 	}
 	if err := s.whyNot(ctx); err != nil {

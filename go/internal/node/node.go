@@ -2,9 +2,7 @@ package node
 
 import (
 	"context"
-	"net"
 	"net/netip"
-	"strconv"
 	"sync"
 	"time"
 
@@ -213,25 +211,4 @@ func (n *Node) Count() (listeners, connections int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return len(n.listeners), n.conns.Len()
-}
-
-// An Address is a host (a name, an IP, or "" for any) and a port.
-type Address struct {
-	Host string
-	Port uint16
-}
-
-func (a Address) String() string { return net.JoinHostPort(a.Host, strconv.Itoa(int(a.Port))) }
-
-// ParseAddress reads "host:port", "[v6]:port" or ":port".
-func ParseAddress(s string) (Address, error) {
-	host, port, err := net.SplitHostPort(s)
-	if err != nil {
-		return Address{}, fault.New(fault.Config, "address %q: want host:port, [v6]:port or :port", s)
-	}
-	p, err := strconv.ParseUint(port, 10, 16)
-	if err != nil {
-		return Address{}, fault.New(fault.Config, "address %q: the port must be 0 to 65535", s)
-	}
-	return Address{host, uint16(p)}, nil
 }

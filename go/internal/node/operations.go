@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"encoding/json"
-	"net/netip"
 
 	"tailnet/internal/bridge"
 	"tailnet/internal/fault"
@@ -32,20 +31,24 @@ type NoArgs struct{}
 
 // WhoIsArgs are those of "whois".
 type WhoIsArgs struct {
-	Address string `json:"address" doc:"\"ip\" or \"ip:port\""`
+	Address string `json:"address" doc:"an IP address or a name, with or without a port"`
 }
 
 // WhoIs returns Tailscale's WhoIsResponse.
 func (n *Node) WhoIs(ctx context.Context, a WhoIsArgs) (json.RawMessage, error) {
-	ip, err := netip.ParseAddr(a.Address)
-	if err != nil {
-		ap, err := netip.ParseAddrPort(a.Address)
-		if err != nil {
-			return nil, fault.New(fault.Config, "whois: %q is neither an IP address nor ip:port", a.Address)
-		}
-		ip = ap.Addr()
+	host := hostOf(a.Address)
+	if host == "" {
+		return nil, fault.New(fault.Config, "whois: %q is neither an IP address nor a name of the tailnet, with or without a port", a.Address)
 	}
-	return asking(n, ctx, func(ctx context.Context, s *session) (json.RawMessage, error) { return s.whois(ctx, ip.Unmap()) })
+	return asking(n, ctx, func(ctx context.Context, s *session) (json.RawMessage, error) {
+		ip, err := s.resolve(ctx, host)
+		if fault.Is(err, fault.Name) {
+			return nil, fault.New(fault.NotFound, "whois: the tailnet knows no machine or name %q; ask for an address, or a name of status().peers", host)
+		} else if err != nil {
+			return nil, err
+		}
+		return s.whois(ctx, ip)
+	})
 }
 
 // Status returns Tailscale's ipnstate.Status.
