@@ -62,6 +62,7 @@ REFUSED: list[tuple[Any, ...]] = [
     ),
     ("control_url", "holds a space", "http://a b", "http://a/ b"),
     ("control_url", "must have neither", "http://u:p@host", "http://host?a", "http://host#a"),
+    ("trust_state_dir", "valid boolean", "maybe"),
     ("ephemeral", "valid boolean", "maybe"),
     ("port", "greater than or equal to 0", -1),
     ("port", "less than or equal to 65535", 65536),
@@ -582,6 +583,7 @@ def test_document_for_the_library() -> None:
         "port": 5, "accept_routes": True, "exit_node": "exit", "advertise_routes": ["10.0.0.0/8"],
         "connect_timeout": 2.5, "allow_host_network": True, "log_level": "debug",
         "tailscaled_socket": "/t", "tailscaled_managed": True, "tailscaled_path": "/d",
+        "trust_state_dir": True,
     }  # fmt: skip
     shared = {"TS_DEBUG_X": "1", "https_proxy": "p", "NO_PROXY": "n", "SSL_CERT_FILE": "f"}
     environ = shared | {"TS_AUTHKEY": "t", "TS_CLIENT_SECRET": "t", "TS_HOSTNAME": "t", "PATH": "t"}

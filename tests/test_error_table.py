@@ -84,9 +84,25 @@ def disk(place: Place, options: str) -> Path:
     """Mount a disk of its own for a state directory."""
     state = place.tmp_path / "disk"
     state.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", state], check=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"mode=0700,{options}", "none", state], check=True
+    )
     place.stack.callback(lambda: subprocess.run(["umount", "--lazy", state], check=True))
     return state
+
+
+def open_to_others(place: Place) -> object:
+    state = place.tmp_path / "open"
+    state.mkdir()
+    state.chmod(0o777)
+    return place.up(state_dir=state)
+
+
+def special_state(place: Place) -> object:
+    state = place.tmp_path / "special"
+    state.mkdir()
+    os.mkfifo(state / "tailscaled.state")
+    return place.up(state_dir=state)
 
 
 def full_disk(place: Place) -> object:
@@ -364,6 +380,25 @@ UP = [
         OSError,
         errno.ENOSPC,
         needs_root=True,
+    ),
+    Row(
+        "another user owns it, or others may write to it",
+        open_to_others,
+        TailnetConfigError,
+        2,
+        "with mode 0777",
+        "chmod o-w it",
+        ValueError,
+        note="or to a directory above it; `trust_state_dir` permits it",
+    ),
+    Row(
+        "there is a FIFO, a link or a device in it",
+        special_state,
+        TailnetConfigError,
+        2,
+        "is a FIFO",
+        "remove it",
+        ValueError,
     ),
     Row(
         "it cannot be created",

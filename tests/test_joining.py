@@ -516,7 +516,7 @@ def test_a_state_directory_that_is_read_only(
     caplog.set_level("DEBUG", "tailnet")
     state = tmp_path / "state"
     state.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", state], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,mode=0700", "none", state], check=True)
     try:
         for path, said in ((state, "cannot write to"), (state / "below", "cannot create")):
             with (

@@ -93,6 +93,7 @@ _OF_THE_NODE = {
     "hostname",
     "tags",
     "state_dir",
+    "trust_state_dir",
     "ephemeral",
     "port",
     "accept_routes",
@@ -198,6 +199,11 @@ class TailnetConfig(Settings):
         "use. None: $XDG_STATE_HOME/tailnet/<hostname>-<hash of control_url>; an ephemeral node "
         "then keeps it in memory. from_env: TS_STATE_DIR.",
     )
+    trust_state_dir: bool = Field(
+        default=False,
+        description="Whether to use a state_dir that other users could change: one that belongs to "
+        "another user than root and this one, or that others may write to.",
+    )
     ephemeral: bool = Field(
         default=False, description="Whether control forgets the node once it is gone."
     )
@@ -262,6 +268,7 @@ class TailnetConfig(Settings):
             tags: str | Iterable[str] = ...,
             control_url: str | None = ...,
             state_dir: str | Path | None = ...,
+            trust_state_dir: bool = ...,
             ephemeral: bool = ...,
             port: int = ...,
             backend: Literal["embedded", "tailscaled"] = ...,
@@ -535,6 +542,7 @@ class TailnetConfig(Settings):
             "tags": list(self.tags),
             "control_url": self.resolved_control_url(environ),
             "state_dir": "" if self._daemon_is_theirs() else self._writable_state_dir(environ),
+            "trust_state_dir": self.trust_state_dir,
             "ephemeral": self.ephemeral,
             "port": self.port,
             "accept_routes": self.accept_routes,

@@ -32,7 +32,7 @@ type child struct {
 	alive   *os.File // the daemon ends when nobody holds this any more
 	lock    *os.File
 	scratch string
-	state   *os.File // holds the state directory
+	state   hold // the state directory
 	done    chan struct{}
 	said    chan struct{} // closed when its last line has been read
 	joined  atomic.Bool   // another up() will not help
@@ -90,7 +90,7 @@ func startChild(c *Config, log *logger) (_ *child, err error) {
 	if c.Ephemeral || c.StateDir == "" {
 		args = append(args, "--state=mem:", "--statedir="+k.scratch)
 	} else {
-		if k.state, err = lockState(c.StateDir); err != nil {
+		if k.state, err = holdState(c); err != nil {
 			return nil, err
 		}
 		args = append(args, "--statedir="+c.StateDir)
@@ -247,14 +247,12 @@ func (k *child) release() {
 	if k.alive != nil {
 		k.alive.Close()
 	}
-	if k.state != nil {
-		unlockState(k.state)
-	}
+	k.state.release()
 	if k.scratch != "" {
 		os.RemoveAll(k.scratch)
 	}
 	if k.lock != nil {
-		unlockState(k.lock)
+		hold{k.lock}.release()
 	}
 }
 

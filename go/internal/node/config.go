@@ -3,7 +3,7 @@
 // rest does not know which it has.
 //
 // Read config.go, node.go, session.go, bus.go, cache.go and watch.go for what every node has;
-// embedded.go, up.go, classify.go, then listen.go, dial.go and far.go for the life of a
+// embedded.go, statedir.go, up.go, classify.go, then listen.go, dial.go and far.go for the life of a
 // connection in this process; sidecar.go, localapi.go, joining.go, serve.go, through.go,
 // tun.go and child.go for that through a tailscaled.
 package node
@@ -29,6 +29,7 @@ type Config struct {
 	Tags             []string `json:"tags"`
 	ControlURL       string   `json:"control_url"` // "" is Tailscale's
 	StateDir         string   `json:"state_dir"`   // "" keeps the state in memory: ephemeral nodes only
+	TrustStateDir    bool     `json:"trust_state_dir"`
 	Ephemeral        bool     `json:"ephemeral"`
 	Port             uint16   `json:"port"` // UDP; 0 picks one
 	AcceptRoutes     bool     `json:"accept_routes"`

@@ -2,12 +2,9 @@ package node
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -49,8 +46,8 @@ type server struct {
 	ts      *tsnet.Server
 	idle    *http.Transport // of local, to let go of its connections
 	stack   *netstack.Impl
-	lock    *os.File // holds the state directory, or the scratch one
-	scratch string   // a temporary directory of ours, or ""
+	held    hold   // the state directory, or the scratch one
+	scratch string // a temporary directory of ours, or ""
 }
 
 // timeWait replaces gVisor's 60 s: endpoints in TIME_WAIT are what holds memory after
@@ -94,11 +91,13 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 		},
 	}
 	if e.cfg.StateDir == "" {
+		var lock *os.File
 		if s.scratch, err = os.MkdirTemp("", "tailnet-scratch-"); err == nil {
-			s.lock, err = os.Open(s.scratch) // locked, it is known to be in use (src/tailnet/_scratch.py)
+			lock, err = os.Open(s.scratch) // locked, it is known to be in use (src/tailnet/_scratch.py)
 		}
 		if err == nil {
-			err = unix.Flock(int(s.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+			s.held = hold{lock}
+			err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		}
 		if err != nil {
 			return nil, fault.For(fault.Config, err, "no temporary directory for ephemeral node %q", e.cfg.Hostname)
@@ -107,7 +106,7 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 		if s.ts.Store, err = mem.New(debug, ""); err != nil {
 			return nil, fault.For(fault.Internal, err, "state in memory")
 		}
-	} else if s.lock, err = lockState(e.cfg.StateDir); err != nil {
+	} else if s.held, err = holdState(e.cfg); err != nil {
 		return nil, err
 	}
 	started := make(chan error, 1)
@@ -116,7 +115,7 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 	case err = <-started:
 	case <-ctx.Done():
 		// Start cannot be cancelled and must not race Close: clean up when it is through.
-		abandoned := &server{session: s.session, log: s.log, ts: s.ts, lock: s.lock, scratch: s.scratch}
+		abandoned := &server{session: s.session, log: s.log, ts: s.ts, held: s.held, scratch: s.scratch}
 		ending := make(chan struct{})
 		e.ending = ending
 		bridge.Go(func() {
@@ -124,7 +123,7 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 			<-started
 			abandoned.stop()
 		})
-		s.lock, s.scratch = nil, ""
+		s.held, s.scratch = nil, ""
 		return nil, ctx.Err()
 	}
 	if err != nil {
@@ -153,51 +152,6 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 	s.stack.SetTransportProtocolOption(header.TCPProtocolNumber, &opt)
 	s.ts.RegisterFallbackTCPHandler(e.accept)
 	return s, nil
-}
-
-// lockState takes the state directory for this node: nothing in tsnet stops two from
-// coming up with one identity (facts-tsnet, section 2h). It also reads the state, as
-// a Start that fails on it leaks the engine it has built.
-func lockState(dir string) (*os.File, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, stateError(err, "create %s", dir, "name a directory that this user may make")
-	}
-	lock, err := os.OpenFile(filepath.Join(dir, "tailnet.lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, stateError(err, "write to %s", dir, "name a directory that this user may write to")
-	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		lock.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fault.New(fault.StateLocked, "state directory %s is held by another node, in this or another process; "+
-				"close that one, or give this one a hostname or state_dir of its own", dir)
-		}
-		return nil, stateError(err, "lock %s", dir, "name a directory on a local disk")
-	}
-	state := filepath.Join(dir, "tailscaled.state")
-	var entries map[string]json.RawMessage
-	if b, err := os.ReadFile(state); err == nil && (json.Unmarshal(b, &entries) != nil || entries == nil) {
-		unlockState(lock)
-		return nil, fault.New(fault.Config, "state_dir: %s is corrupt; restore it, or remove it to join as a new machine", state)
-	} else if err != nil && !errors.Is(err, os.ErrNotExist) {
-		unlockState(lock)
-		return nil, stateError(err, "read %s", state, "let this user read it")
-	}
-	return lock, nil
-}
-
-func stateError(err error, what, path, help string) error {
-	f := fault.For(fault.Config, err, "state_dir: cannot "+what, path)
-	if f.Code == fault.Config {
-		f.Message += "; " + help
-	}
-	return f
-}
-
-// unlockState unlocks by word: a forked child may still hold the open file.
-func unlockState(lock *os.File) {
-	unix.Flock(int(lock.Fd()), unix.LOCK_UN)
-	lock.Close()
 }
 
 // stopLimit bounds tsnet's Close, in case it blocks for a reason not known yet.
@@ -233,10 +187,8 @@ func (s *server) stop() {
 }
 
 func (s *server) release() {
-	if s.lock != nil {
-		unlockState(s.lock)
-		s.lock = nil
-	}
+	s.held.release()
+	s.held = nil
 	if s.scratch != "" {
 		os.RemoveAll(s.scratch)
 		s.scratch = ""
