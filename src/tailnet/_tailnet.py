@@ -10,8 +10,9 @@ Rules of this file:
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from . import _ops
 from ._listener import TailnetListener
@@ -32,25 +33,42 @@ DEFAULT_TIMEOUT = cast("float | None", getattr(socket, "_GLOBAL_DEFAULT_TIMEOUT"
 
 WATCHING = "an event of the node"
 
+T = TypeVar("T")
+
 WhoIsTarget = Any  # an address in any form, or a connection
 
 
-class Synchronous:
-    """What `async with` finds: the name of what it is for."""
-
-    if not TYPE_CHECKING:  # checkers know that there is no such thing
-
-        async def __aenter__(self) -> NoReturn:
-            name = called(self)
-            raise TypeError(f"{name} is for `with`; `async with` takes an Async{name}")
-
-        async def __aexit__(self, *_: object) -> None:
-            """Python looks for both before it calls one."""
+class WrongWith(TypeError, AttributeError):
+    """Raised by the wrong one of `with` and `async with`; to hasattr() the method is absent."""
 
 
-def called(thing: object) -> str:
-    """Return what a class of this library, or of a user's on top of it, is called here."""
-    return next(c.__name__ for c in type(thing).__mro__ if c.__module__.startswith(__package__))
+class _Elsewhere:
+    """A special method that a class has not, whose absence says which class has it."""
+
+    def __init__(self, words: str) -> None:
+        self._words = words
+
+    def __get__(self, instance: object, owner: type) -> NoReturn:
+        raise WrongWith(self._words)
+
+
+# Of the two methods of a protocol, the one that Python looks up first. Not both: then isinstance()
+# would take the class for a context manager of the other kind.
+_FIRST = "exit__" if sys.version_info >= (3, 14) else "enter__"
+
+
+def for_with(cls: type[T]) -> type[T]:
+    """Have `async with` say what the class is for."""
+    words = f"{cls.__name__} is for `with`; `async with` takes an Async{cls.__name__}"
+    setattr(cls, f"__a{_FIRST}", _Elsewhere(words))
+    return cls
+
+
+def for_async_with(cls: type[T]) -> type[T]:
+    """Have `with` say what the class is for."""
+    words = f"{cls.__name__} is for `async with`; `with` takes a {cls.__name__[len('Async') :]}"
+    setattr(cls, f"__{_FIRST}", _Elsewhere(words))
+    return cls
 
 
 class TailnetBase:
@@ -124,7 +142,8 @@ class HandleBase:
         return f"<{type(self).__name__} {self._node!r}>"
 
 
-class Tailnet(TailnetBase, Synchronous):
+@for_with
+class Tailnet(TailnetBase):
     """A tailnet to join: `with Tailnet(config) as tn`, or `tn = Tailnet(config).up()`.
 
     Args:
@@ -173,7 +192,8 @@ class Tailnet(TailnetBase, Synchronous):
             self.close()
 
 
-class TailnetHandle(HandleBase, Synchronous):
+@for_with
+class TailnetHandle(HandleBase):
     """The live connection to a tailnet. Made by `Tailnet.up()`, or by entering a Tailnet."""
 
     def listen(
@@ -311,7 +331,8 @@ class TailnetHandle(HandleBase, Synchronous):
             self.close()
 
 
-class Watch(Synchronous, Iterator[Event]):
+@for_with
+class Watch(Iterator[Event]):
     """The events of a node; see `tailnet.models`. Ends when the node is closed, or by close().
 
     A reader that falls behind gets EventsLost, and then how things are, from the beginning.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from . import _ops
 from ._listener import TailnetListener
@@ -21,7 +21,7 @@ from ._tailnet import (
     HandleBase,
     TailnetBase,
     WhoIsTarget,
-    called,
+    for_async_with,
 )
 from ._wait import wait_async
 from .errors import TailnetClosed
@@ -33,21 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["AsyncTailnet", "AsyncTailnetHandle", "AsyncWatch"]
 
 
-class Asynchronous:
-    """What `with` finds: the name of what it is for."""
-
-    if not TYPE_CHECKING:  # checkers know that there is no such thing
-
-        def __enter__(self) -> NoReturn:
-            name = called(self)
-            sync = name.removeprefix("Async")
-            raise TypeError(f"{name} is for `async with`; `with` takes a {sync}")
-
-        def __exit__(self, *_: object) -> None:
-            """Python looks for both before it calls one."""
-
-
-class AsyncTailnet(TailnetBase, Asynchronous):
+@for_async_with
+class AsyncTailnet(TailnetBase):
     """A tailnet to join: `async with AsyncTailnet(config) as tn`; see Tailnet."""
 
     _joins = "`async with` and `await up()` give"
@@ -71,7 +58,8 @@ class AsyncTailnet(TailnetBase, Asynchronous):
             await self.close()
 
 
-class AsyncTailnetHandle(HandleBase, Asynchronous):
+@for_async_with
+class AsyncTailnetHandle(HandleBase):
     """The live connection to a tailnet; see TailnetHandle."""
 
     async def listen(
@@ -132,7 +120,8 @@ class AsyncTailnetHandle(HandleBase, Asynchronous):
             await self.close()
 
 
-class AsyncWatch(Asynchronous, AsyncIterator[Event]):
+@for_async_with
+class AsyncWatch(AsyncIterator[Event]):
     """The events of a node; see Watch."""
 
     def __init__(self, node: LocalNode) -> None:
