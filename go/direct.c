@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -92,6 +93,22 @@ static int32_t refuse(tailnet_answer *answer, int32_t code, const char *call, co
     return code;
 }
 
+static int post(const struct tailnet_note *note) {
+    ssize_t written;
+    do written = write(notes, note, sizeof *note);
+    while (written < 0 && errno == EINTR);
+    return written == sizeof *note;
+}
+
+int32_t tailnet_set(uint64_t connection_or_listener, int32_t option, int32_t value) {
+    struct tailnet_note note = {.node = connection_or_listener, .fd = -1, .descriptor = -1, .option = option, .value = value};
+    struct pollfd room = {.fd = notes, .events = POLLOUT};
+    if (option < TAILNET_KEEPALIVE || option > TAILNET_USER_TIMEOUT) return TAILNET_E_ARGUMENT;
+    /* A forked child has both ends of the pipe: with its parent gone, it would fill it and then wait. */
+    if (getpid() != owner && poll(&room, 1, 0) != 1) return TAILNET_E_RESOURCE;
+    return post(&note) ? TAILNET_OK : TAILNET_E_RESOURCE;
+}
+
 /* Give back what a note that nobody will read holds. */
 static void drop(struct tailnet_note *note) {
     free(note->operation);
@@ -111,10 +128,7 @@ static int32_t leave_note(const char *call, tailnet_handle node, tailnet_str ope
     if (descriptor >= 0 && (note.descriptor = fcntl(descriptor, F_DUPFD_CLOEXEC, 3)) < 0) goto failed;
     if (pair(ends)) goto failed;
     note.fd = ends[1];
-    ssize_t written;
-    do written = write(notes, &note, sizeof note);
-    while (written < 0 && errno == EINTR);
-    if (written == sizeof note) {
+    if (post(&note)) {
         answer->fd = ends[0];
         return TAILNET_PENDING;
     }

@@ -45,6 +45,11 @@ func serve(from io.Reader) {
 			bridge.Logf("calls have ended: %v", err)
 			return
 		}
+		handle := uint64(n.node)
+		if n.fd < 0 {
+			set(handle, bridge.Option(n.option), int32(n.value))
+			continue
+		}
 		what, args := C.GoString(n.operation), C.GoString(n.args)
 		dials := n.operation == nil
 		C.free(unsafe.Pointer(n.operation))
@@ -61,13 +66,25 @@ func serve(from io.Reader) {
 			}
 			continue
 		}
-		handle := uint64(n.node)
 		if dials {
 			refusing(end, func() error { return dial(handle, args, end) })
 			continue
 		}
 		bridge.Quickly(func() { refusing(end, func() error { return ask(handle, what, args, file, end) }) })
 	}
+}
+
+// set sets an option of what is still there. The reader of notes waits for it, so that options
+// are set in the order of the calls.
+func set(number uint64, option bridge.Option, value int32) {
+	guarded(func() (any, error) {
+		if l, err := listeners.Get(number); err == nil {
+			l.SetOption(option, value)
+		} else {
+			bridge.SetOption(number, option, value)
+		}
+		return nil, nil
+	})
 }
 
 // refusing answers with what goes wrong before an operation begins.

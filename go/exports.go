@@ -179,7 +179,7 @@ func tailnet_listen(handle C.tailnet_handle, args C.tailnet_str, listener *C.tai
 				l.Close()
 				return nil, ctx.Err()
 			}
-			return map[string]any{"ip": l.IP, "port": l.Port}, nil
+			return map[string]any{"ip": l.IP, "port": l.Port, "options": l.Options}, nil
 		})
 		if err != nil {
 			listeners.Take(h)
@@ -367,4 +367,9 @@ var _ = [][1]struct{}{
 	{fault.NotFound - C.TAILNET_E_NOT_FOUND: {}},
 	{fault.Reset - C.TAILNET_E_RESET: {}},
 	{fault.Resource - C.TAILNET_E_RESOURCE: {}},
+	{bridge.KeepAlive - C.TAILNET_KEEPALIVE: {}},
+	{bridge.KeepIdle - C.TAILNET_KEEPIDLE: {}},
+	{bridge.KeepInterval - C.TAILNET_KEEPINTVL: {}},
+	{bridge.KeepCount - C.TAILNET_KEEPCNT: {}},
+	{bridge.UserTimeout - C.TAILNET_USER_TIMEOUT: {}},
 }

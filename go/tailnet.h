@@ -30,7 +30,7 @@
  *    or made-up one gives TAILNET_E_HANDLE. *_close may be called twice.
  *  - Descriptors handed out are non-blocking, close-on-exec, and the caller's to
  *    close.
- *  - Any thread may call. Nothing but tailnet_connection_end may be called after fork().
+ *  - Any thread may call. Nothing but tailnet_connection_end and tailnet_set may be called after fork().
  *  - Go panics end at this boundary, as TAILNET_E_INTERNAL.
  *  - An `answer` that is NULL, or a NULL string, gives TAILNET_E_ARGUMENT.
  */
@@ -78,6 +78,15 @@ typedef struct {
     int32_t fd;  /* out: with TAILNET_PENDING, the reply or stream; otherwise -1 */
 } tailnet_answer;
 
+/* Socket options of TCP that tailnet_set sets. */
+enum {
+    TAILNET_KEEPALIVE = 0,    /* SO_KEEPALIVE: 0 or 1 */
+    TAILNET_KEEPIDLE = 1,     /* TCP_KEEPIDLE, in seconds */
+    TAILNET_KEEPINTVL = 2,    /* TCP_KEEPINTVL, in seconds */
+    TAILNET_KEEPCNT = 3,      /* TCP_KEEPCNT */
+    TAILNET_USER_TIMEOUT = 4  /* TCP_USER_TIMEOUT, in milliseconds; 0 brings the default back */
+};
+
 /* OK {"tailnet", "tailscale", "go"}: the version of each. */
 extern int32_t tailnet_versions(tailnet_answer *answer);
 
@@ -105,15 +114,18 @@ extern int32_t tailnet_node_up(tailnet_handle node, tailnet_str args, tailnet_an
  * not the reply is read, or could be made. A second call answers OK. */
 extern int32_t tailnet_node_close(tailnet_handle node, int32_t timeout_ms, tailnet_answer *answer);
 
-/* PENDING, reply {"ip", "port"}. `args` is {"address": "[ip]:port", "path": "...", "backlog": n}:
+/* PENDING, reply {"ip", "port", "options"}. `args` is {"address": "[ip]:port", "path": "...", "backlog": n}:
  * connections to the address arrive at the unix listening socket at `path`, from a socket named
- * "\0<nonce>/<connection>/<peer address>". The listener's handle is valid from the call on. */
+ * "\0<nonce>/<connection>/<peer address>". The listener's handle is valid from the call on.
+ * "options" are the values that its connections begin with, in the order of the enum above; null
+ * where tailnet_set has no effect. */
 extern int32_t tailnet_listen(tailnet_handle node, tailnet_str args, tailnet_handle *listener, tailnet_answer *answer);
 
 /* OK. New connections are refused from now on; those handed over stay. */
 extern int32_t tailnet_listener_close(tailnet_handle listener);
 
-/* PENDING, reply {"connection", "local", "remote", "whole": bool}. With "whole", shutting one
+/* PENDING, reply {"connection", "local", "remote", "whole": bool, "options"}. "options" are as of
+ * tailnet_listen. With "whole", shutting one
  * direction down ends the other one too. `address` is "host:port"; the host is an IP address or a
  * name of the tailnet. answer->fd becomes the connection: the reply is the first line that arrives
  * on it, the connection's bytes follow, and before it nothing may be written. After an error comes
@@ -124,6 +136,12 @@ extern int32_t tailnet_dial(tailnet_handle node, tailnet_str address, tailnet_an
  * TAILNET_E_RESET: it was aborted, by the peer or by the network. Only the latest are known.
  * A forked child may ask, of its parent's connections. */
 extern int32_t tailnet_connection_end(uint64_t connection);
+
+/* OK: the option of the connection, or of those that the listener hands over from now on, will be
+ * `value`, after whatever was set before. A number that is gone is no error, nor is a connection
+ * whose options nobody can set. TAILNET_E_ARGUMENT: no such option. TAILNET_E_RESOURCE: in a forked
+ * child, which may set options of its parent's connections, the parent reads no more. */
+extern int32_t tailnet_set(uint64_t connection_or_listener, int32_t option, int32_t value);
 
 /* No code but a number, which changes with every network map and state of every node, and every
  * second: not every change of what somebody may do is told. */

@@ -115,7 +115,7 @@ def exactly(conn: socket.socket, size: int) -> bytes:
     ("level", "option"),
     [
         (socket.IPPROTO_TCP, socket.TCP_NODELAY),
-        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+        (socket.IPPROTO_TCP, socket.TCP_MAXSEG),
         (socket.IPPROTO_IP, socket.IP_TOS),
         (socket.IPPROTO_IPV6, socket.IPV6_TCLASS),
     ],

@@ -235,6 +235,17 @@ def connection_was_reset(connection: int) -> bool:
     return code == Code.RESET
 
 
+def set_option(number: int, option: int, value: int) -> bool:
+    """Set an option of a connection or listener. Works in forked children, too.
+
+    Returns False where nobody is left to do it.
+    """
+    if not number or _library.native is None:
+        return False
+    code: int = _library.native.lib.tailnet_set(number, option, value)
+    return code == Code.OK
+
+
 def generation() -> int:
     """Return what changes whenever an answer of whois() may be outdated."""
     number: int = _library.open().lib.tailnet_generation()

@@ -113,7 +113,8 @@ class Listening:
         self.ended = False
         self._views: set[int] = set()
         self._owner = os.getpid()
-        self._handle = 0
+        self.handle = 0
+        self.usual: list[int] | None = None  # options of its connections (_socket.py)
         # Kept until the listening ends, whatever becomes of the views: a child, or a server in C,
         # may have a descriptor that no view knows of.
         with contextlib.ExitStack() as undo:
@@ -128,11 +129,11 @@ class Listening:
 
     def keep(self, handle: int) -> None:
         """Own the library's listener."""
-        self._handle = handle
+        self.handle = handle
 
-    def begin(self, *, ip: str, port: int) -> None:
+    def begin(self, *, ip: str, port: int, options: list[int] | None) -> None:
         """Take in what the library answered."""
-        self.ip, self.port = ip, port
+        self.ip, self.port, self.usual = ip, port, options
         self.node.listening.add(self)
         if self.node.closed:  # it was closed while the answer was under way, and woke nobody here
             raise TailnetClosed(f"node {self.node.name!r} was closed")
@@ -172,7 +173,7 @@ class Listening:
         """
         if os.getpid() == self._owner and not self.ended:
             self.ended = True
-            handle, self._handle = self._handle, 0
+            handle, self.handle = self.handle, 0
             if handle and _lib.usable():
                 _lib.listener_close(handle)
             self.node.listening.discard(self)
@@ -223,8 +224,9 @@ class TailnetListener(TcpLike):
     """A listening socket on the tailnet, for everything that takes one.
 
     Made by `tn.listen()`. `accept()` returns (TailnetSocket, (ip, port)); it, its timeouts and
-    `setblocking` are those of `socket.socket`. After a fork, children may accept on it while the
-    parent's node feeds it.
+    `setblocking` are those of `socket.socket`. Connections begin with the options that were set on
+    it, as with the kernel's accept, also those that C code accepts. After a fork, children may
+    accept on it while the parent's node feeds it.
 
     Closing the last of a listener and its views (`dup`, `as_inet`) gives the port back; so does
     closing the node. A thread that sits in accept() then gets a ConnectionAbortedError; so does a
@@ -235,13 +237,16 @@ class TailnetListener(TcpLike):
     __slots__ = ("_listening", "_release")
 
     def __init__(self, fileno: int, listening: Listening, *, inet: bool = False) -> None:
-        super().__init__(fileno, listening.own_address(), inet=inet)
+        super().__init__(fileno, listening.own_address(), inet=inet, usual=listening.usual)
         self._listening = listening
         self._release = listening.retain(self)
 
     def __repr__(self) -> str:
         state = "closed" if self.fileno() < 0 else f"fd={self.fileno()}"
         return f"<{type(self).__name__} {state}, own={self._own}>"
+
+    def _number(self) -> int:
+        return self._listening.handle
 
     def accept(self) -> tuple[TailnetSocket, Address]:
         """Return the next connection and its peer's (ip, port).
@@ -276,6 +281,7 @@ class TailnetListener(TcpLike):
                 whole=peer.whole if peer else False,
                 keeps=listening.node,
                 inet=self._inet,
+                usual=self._usual,
             )
             ours = listening.is_of_the_node(connection)
             if ours and isinstance(name, bytes) and name.endswith(_CLOSED):
@@ -283,6 +289,7 @@ class TailnetListener(TcpLike):
                 listening.end()  # the library says that none will come any more
                 break
             if peer is not None and ours:
+                connection._inherit(self)
                 # As socket.accept: a new socket blocks, whatever this one does, and macOS is told.
                 if self.gettimeout() is not None and socket.getdefaulttimeout() is None:
                     connection.setblocking(True)
@@ -338,7 +345,7 @@ class TailnetListener(TcpLike):
     def _view(self, *, inet: bool) -> TailnetListener:
         view = type(self)(os.dup(self.fileno()), self._listening, inet=inet)
         view.settimeout(self.gettimeout())
-        view._options = self._options
+        view._options, view._acting = self._options, self._acting
         return view
 
 

@@ -61,6 +61,11 @@ class Lib:
     TAILNET_E_NOT_FOUND: int
     TAILNET_E_RESET: int
     TAILNET_E_RESOURCE: int
+    TAILNET_KEEPALIVE: int
+    TAILNET_KEEPIDLE: int
+    TAILNET_KEEPINTVL: int
+    TAILNET_KEEPCNT: int
+    TAILNET_USER_TIMEOUT: int
 
     # A `tailnet_str` is given as bytes; cffi adds the NUL.
     def tailnet_versions(self, answer: Answer, /) -> int: ...
@@ -75,6 +80,7 @@ class Lib:
     def tailnet_listener_close(self, listener: int, /) -> int: ...
     def tailnet_dial(self, node: int, address: bytes, answer: Answer, /) -> int: ...
     def tailnet_connection_end(self, connection: int, /) -> int: ...
+    def tailnet_set(self, connection_or_listener: int, option: int, value: int, /) -> int: ...
     def tailnet_generation(self) -> int: ...
     def tailnet_ask(
         self, node: int, operation: bytes, args: bytes, descriptor: int, answer: Answer, /

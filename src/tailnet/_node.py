@@ -296,6 +296,7 @@ class LocalNode:
                 peer=parse_address(answer["remote"]),
                 connection=answer["connection"],
                 whole=answer["whole"],
+                usual=answer["options"],
             )
             connection.settimeout(leave_timeout)
             dialing.release()

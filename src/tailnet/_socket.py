@@ -5,8 +5,9 @@ Rules of this file:
 - The descriptor is an AF_UNIX stream; the library pumps its bytes to and from the tailnet. The
   name of its other end spells the peer, so the kernel carries the peer's address to whoever holds
   the descriptor, in this process or in another.
-- What programs do to a TCP socket works: options of TCP and IP are kept and have no effect, and
-  every address is (ip, port), of IPv6 peers too.
+- What programs do to a TCP socket works, and every address is (ip, port), of IPv6 peers too. The
+  options that decide how long to wait for a silent peer act on the tailnet's connection; other
+  options of TCP and IP are kept and have no effect.
 - A unix socket shows an aborted connection as a plain end. The library remembers how each
   connection ended, and it is asked before an end is believed.
 
@@ -19,7 +20,7 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from . import _lib
@@ -35,6 +36,31 @@ Address = tuple[str, int]
 # Options of these levels would raise EOPNOTSUPP on a unix socket; http.client alone sets
 # TCP_NODELAY on every connection.
 _TCP_LEVELS = frozenset({socket.IPPROTO_TCP, socket.IPPROTO_IP, socket.IPPROTO_IPV6})
+
+
+class _Acting(NamedTuple):
+    """An option that acts on the tailnet's connection."""
+
+    option: int  # as go/tailnet.h numbers it
+    least: int
+    most: int
+
+
+_KEEPALIVE, _KEEPIDLE, _KEEPINTVL, _KEEPCNT, _USER_TIMEOUT = range(5)
+_ANY = 1 << 31
+# The ranges are Linux's (include/net/tcp.h); TCP_KEEPALIVE is what macOS calls TCP_KEEPIDLE.
+_ACTING = {
+    (level, number): acting
+    for level, name, acting in (
+        (socket.SOL_SOCKET, "SO_KEEPALIVE", _Acting(_KEEPALIVE, -_ANY, _ANY - 1)),
+        (socket.IPPROTO_TCP, "TCP_KEEPIDLE", _Acting(_KEEPIDLE, 1, 32767)),
+        (socket.IPPROTO_TCP, "TCP_KEEPALIVE", _Acting(_KEEPIDLE, 1, 32767)),
+        (socket.IPPROTO_TCP, "TCP_KEEPINTVL", _Acting(_KEEPINTVL, 1, 32767)),
+        (socket.IPPROTO_TCP, "TCP_KEEPCNT", _Acting(_KEEPCNT, 1, 127)),
+        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", _Acting(_USER_TIMEOUT, 0, _ANY - 1)),
+    )
+    if (number := getattr(socket, name, None)) is not None
+}
 
 
 class PeerName(NamedTuple):
@@ -72,14 +98,18 @@ def parse_peer_name(name: object) -> PeerName | None:
 class TcpLike(socket.socket):
     """A unix socket that programs may treat as one of TCP: what listeners and connections share."""
 
-    __slots__ = ("_inet", "_options", "_own")
+    __slots__ = ("_acting", "_inet", "_options", "_own", "_usual")
 
-    def __init__(self, fileno: int, own: Address, *, inet: bool) -> None:
+    def __init__(
+        self, fileno: int, own: Address, *, inet: bool, usual: Sequence[int] | None
+    ) -> None:
         # Type and family are given, or socket.socket would ask the kernel for each.
         super().__init__(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno)
         self._own = own
         self._inet = inet
         self._options: dict[tuple[int, int], int] = {}
+        self._acting: dict[int, int] = {}  # by the option's number
+        self._usual = usual  # what those are that were not set; None where they have no effect
 
     @property
     def family(self) -> socket.AddressFamily:
@@ -94,25 +124,76 @@ class TcpLike(socket.socket):
         return self._own
 
     def setsockopt(self, level: int, optname: int, value: Any, optlen: Any = None) -> None:
-        """Set an option; those of TCP and IP are kept and have no effect."""
-        if level in _TCP_LEVELS:
-            self._check_open()
-            if isinstance(value, (bytes, bytearray, memoryview)):
-                value = int.from_bytes(bytes(cast("Buffer", value))[:4], sys.byteorder, signed=True)
-            self._options[level, optname] = value or 0
-        elif optlen is None:
+        """Set an option.
+
+        SO_KEEPALIVE, TCP_KEEPIDLE (TCP_KEEPALIVE on macOS), TCP_KEEPINTVL, TCP_KEEPCNT and
+        TCP_USER_TIMEOUT act on the tailnet's connection, also when a forked child sets them. Until
+        TCP_USER_TIMEOUT is set, it is 120 s, or longer where keepalive needs that for all probes.
+        Other options of TCP and IP are kept and have no effect. So are these five where the
+        connection cannot be reached: through a `tailscaled` without a TUN, which holds the
+        connection itself, and in a process that received the socket from another one.
+
+        Raises:
+            OSError: EINVAL if the value is outside of Linux's range; ENOBUFS in a forked child
+                whose parent has ended.
+        """
+        acting = self._acting_option(level, optname)
+        if level not in _TCP_LEVELS and acting is None:
+            if optlen is None:
+                super().setsockopt(level, optname, value)
+            else:
+                super().setsockopt(level, optname, value, optlen)
+            return
+        self._check_open()
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            value = int.from_bytes(bytes(cast("Buffer", value))[:4], sys.byteorder, signed=True)
+        value = value or 0
+        if acting is None:
+            self._options[level, optname] = value
+            return
+        if not acting.least <= value <= acting.most:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        if level == socket.SOL_SOCKET:  # for those who look at the descriptor
             super().setsockopt(level, optname, value)
-        else:
-            super().setsockopt(level, optname, value, optlen)
+            value = int(value != 0)
+        self._act(acting.option, value)
 
     def getsockopt(self, level: int, optname: int, buflen: int = 0) -> Any:
-        """Return an option; of TCP and IP, what was set, or else 0."""
-        if level not in _TCP_LEVELS:
+        """Return an option.
+
+        Of those that act, what is in force; of other options of TCP and IP, what was set, or 0.
+        """
+        acting = self._acting_option(level, optname)
+        if level not in _TCP_LEVELS and acting is None:
             get: Any = super().getsockopt
             return get(level, optname, buflen) if buflen else get(level, optname)
         self._check_open()
-        value = self._options.get((level, optname), 0)
+        if acting is None:
+            value = self._options.get((level, optname), 0)
+        else:
+            value = self._in_force(acting.option)
         return value.to_bytes(4, sys.byteorder, signed=True)[:buflen] if buflen else value
+
+    def _acting_option(self, level: int, optname: int) -> _Acting | None:
+        return None if self._usual is None else _ACTING.get((level, optname))
+
+    def _act(self, option: int, value: int) -> None:
+        if not _lib.set_option(self._number(), option, value):
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+        self._acting[option] = value
+
+    def _number(self) -> int:
+        """Return the number by which the library knows this socket."""
+        raise NotImplementedError
+
+    def _in_force(self, option: int) -> int:
+        usual = self._usual or ()
+        value = self._acting.get(option, usual[option])
+        if option == _USER_TIMEOUT and usual[option] and not self._acting.get(option):
+            # Not set, it leaves keepalive the time for its last probe (go/internal/node/far.go).
+            idle, interval, count = map(self._in_force, (_KEEPIDLE, _KEEPINTVL, _KEEPCNT))
+            value = max(usual[option], 1000 * (idle + count * interval))
+        return value
 
     def _check_open(self) -> None:
         if self.fileno() < 0:
@@ -130,6 +211,8 @@ class TailnetSocket(TcpLike):
       listener.
     - A connection that the peer or the network aborted raises ConnectionResetError from `recv`.
       Code that reads the descriptor in C (an SSLSocket, uvloop) sees a plain end instead.
+    - It waits for a peer that is gone without a word as SO_KEEPALIVE, TCP_KEEPIDLE and so on say;
+      see `setsockopt`. They are on to begin with: 60 s idle, then 4 probes, 15 s apart.
     - Closing it never waits: what was written goes on to the peer, while the node is up. It ends
       in order, whatever SO_LINGER says.
     - Through a `tailscaled` without a TUN, `shutdown(SHUT_WR)` raises TailnetUnsupported: the
@@ -148,16 +231,35 @@ class TailnetSocket(TcpLike):
         whole: bool = False,
         keeps: object = None,
         inet: bool = False,
+        usual: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(fileno, own, inet=inet)
+        super().__init__(fileno, own, inet=inet, usual=usual)
         self._whole = whole
         self._peer = peer
         self._connection = connection
         self._keeps = keeps  # the node: as long as this is held, it is not taken for forgotten
 
-    def _begin(self, *, own: Address, peer: Address, connection: int, whole: bool) -> None:
+    def _begin(
+        self,
+        *,
+        own: Address,
+        peer: Address,
+        connection: int,
+        whole: bool,
+        usual: Sequence[int] | None,
+    ) -> None:
         """Be that connection: a dial makes the socket before it knows."""
         self._own, self._peer, self._connection, self._whole = own, peer, connection, whole
+        self._usual = usual
+
+    def _inherit(self, listener: TcpLike) -> None:
+        """Begin with the listener's options."""
+        self._options = dict(listener._options)
+        for option, value in listener._acting.items():  # it may have waited here before they were
+            self._act(option, value)
+
+    def _number(self) -> int:
+        return self._connection
 
     def __repr__(self) -> str:
         state = "closed" if self.fileno() < 0 else f"fd={self.fileno()}"
@@ -178,9 +280,10 @@ class TailnetSocket(TcpLike):
             whole=self._whole,
             keeps=self._keeps,
             inet=self._inet,
+            usual=self._usual,
         )
         twin.settimeout(self.gettimeout())
-        twin._options = self._options
+        twin._options, twin._acting = self._options, self._acting
         return twin
 
     # --- the end of a connection --------------------------------------------------------------

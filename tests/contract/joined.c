@@ -123,6 +123,8 @@ static void talk(tailnet_handle node, int listener, long port) {
     CHECK(close(server) == 0, "the other half");
     hear(client, NULL, 0);
     EXPECT_CODE(TAILNET_OK, tailnet_connection_end(connection));
+    for (int32_t option = TAILNET_KEEPALIVE; option <= TAILNET_USER_TIMEOUT; option++)
+        EXPECT_CODE(TAILNET_OK, tailnet_set(connection, option, 1));
     CHECK(close(client) == 0, "the socket is ours to close");
     free(much);
 }

@@ -98,6 +98,7 @@ static void once(size_t which, unsigned number, int is_closed) {
     } else if (call == dial_peer) {
         code = tailnet_connection_end((uint64_t)field("connection"));
         check(code == TAILNET_OK || code == TAILNET_E_RESET, __FILE__, __LINE__, "tailnet_connection_end", code);
+        EXPECT_CODE(TAILNET_OK, tailnet_set((uint64_t)field("connection"), TAILNET_KEEPIDLE, 1));
     }
 }
 

@@ -64,6 +64,9 @@ static void handles(void) {
         EXPECT(TAILNET_OK, tailnet_node_close(h, 0, fresh()));
         EXPECT_CODE(TAILNET_OK, tailnet_listener_close(h));
         EXPECT_CODE(TAILNET_OK, tailnet_connection_end(h));
+        EXPECT_CODE(TAILNET_OK, tailnet_set(h, TAILNET_KEEPIDLE, 1));
+        EXPECT_CODE(TAILNET_E_ARGUMENT, tailnet_set(h, TAILNET_KEEPALIVE - 1, 1));
+        EXPECT_CODE(TAILNET_E_ARGUMENT, tailnet_set(h, TAILNET_USER_TIMEOUT + 1, 1));
         CHECK(tailnet_generation() >> 32 == 0, "nothing has changed yet but the time");
 
         EXPECT_CODE(TAILNET_E_ARGUMENT, tailnet_node_up(h, "{}", NULL));

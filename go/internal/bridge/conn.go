@@ -24,6 +24,12 @@ type Far interface {
 	// Ends says how the connection can end.
 	Ends() Ends
 
+	// Options are the values that a new connection has; nil where they cannot be set.
+	Options() *Options
+
+	// SetOption sets one of them. One goroutine at a time calls it.
+	SetOption(option Option, value int32)
+
 	// Delivered reports whether the peer has everything, our FIN included, or
 	// nothing can be delivered any more.
 	Delivered() bool
@@ -304,12 +310,14 @@ func (s *Conns) newLocked(id uint64, far Far, near *near) *Conn {
 		s.m = map[*Conn]struct{}{}
 	}
 	s.m[c] = struct{}{}
+	open.add(id, far)
 	return c
 }
 
 func (s *Conns) run(c *Conn) {
 	defer memory.ending()
 	defer func() {
+		open.remove(c.ID)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.m, c)

@@ -42,6 +42,7 @@ type Dialed struct {
 	Local      netip.AddrPort `json:"local"`
 	Remote     netip.AddrPort `json:"remote"`
 	Whole      bool           `json:"whole"` // shutting one direction down loses the other one
+	Options    *Options       `json:"options"`
 
 	Far Far `json:"-"`
 }
@@ -79,7 +80,7 @@ func (s *Conns) dial(ctx context.Context, end End, op func(context.Context) (*Di
 	if err != nil {
 		return nil, err
 	}
-	d.Connection, d.Whole = NewID(), d.Far.Ends() == AsOne
+	d.Connection, d.Whole, d.Options = NewID(), d.Far.Ends() == AsOne, d.Far.Options()
 	c := s.add(d.Connection, d.Far, end.near)
 	if c == nil {
 		return nil, fault.New(fault.Closed, "the node was closed while dialing %v", d.Remote)
@@ -112,6 +113,10 @@ type Acceptor struct {
 	waiting atomic.Int64
 	closed  chan struct{}
 	isShut  atomic.Bool
+
+	// Options are those of its connections, as the backend says; nil where they cannot be set.
+	Options *Options
+	set     inherited
 }
 
 // NewAcceptor opens the socket file at path. At most backlog connections wait here
@@ -129,6 +134,9 @@ func NewAcceptor(conns *Conns, path string, backlog int) (*Acceptor, error) {
 		backlog: int64(max(backlog, 1)), closed: make(chan struct{})}, nil
 }
 
+// SetOption sets an option of the connections that are handed over from now on.
+func (a *Acceptor) SetOption(option Option, value int32) { a.set.put(option, value) }
+
 // Full reports whether a new connection must be refused.
 func (a *Acceptor) Full() bool { return a.isShut.Load() || a.waiting.Load() >= a.backlog }
 
@@ -143,6 +151,8 @@ func (a *Acceptor) HandOver(far Far, peer netip.AddrPort) {
 	}
 	defer a.conns.arrived()
 	id := NewID()
+	a.set.give(far)
+	open.add(id, far) // before Python can have it
 	// The kernel does not tell when a full queue has room again, so ask: soon at
 	// first, because a busy server accepts all the time.
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
@@ -150,6 +160,7 @@ func (a *Acceptor) HandOver(far Far, peer netip.AddrPort) {
 		if err == nil {
 			near, err := newNear(fd)
 			if err != nil {
+				open.remove(id)
 				far.Abort()
 				return
 			}
@@ -157,6 +168,7 @@ func (a *Acceptor) HandOver(far Far, peer netip.AddrPort) {
 			return
 		}
 		if a.isShut.Load() || !passes(err) { // the listening socket is gone
+			open.remove(id)
 			far.Abort()
 			return
 		}

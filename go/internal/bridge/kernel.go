@@ -98,6 +98,25 @@ func (c *kernelConn) Await(f func()) {
 	})
 }
 
+// KernelOptions are what Go gives a connection of the kernel (package net).
+var KernelOptions = Options{KeepAlive: 1, KeepIdle: 15, KeepInterval: 15, KeepCount: 9}
+
+func (c *kernelConn) Options() *Options {
+	if c.gone != nil { // the connection to the peer is the daemon's
+		return nil
+	}
+	return &KernelOptions
+}
+
+func (c *kernelConn) SetOption(option Option, value int32) {
+	if name, ok := optionNames[option]; ok && c.gone == nil {
+		c.raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), name.level, name.option, int(value)) })
+	}
+}
+
+// optionName is what the kernel calls an option.
+type optionName struct{ level, option int }
+
 // holds reports whether there is something to read.
 func (c *kernelConn) holds() (some bool) {
 	c.raw.Control(func(fd uintptr) {

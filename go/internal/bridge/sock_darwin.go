@@ -10,6 +10,14 @@ import (
 // hangUp is the event of a peer that has ended its side, and ours is ended as well.
 const hangUp = unix.POLLHUP
 
+// optionNames lacks UserTimeout, which macOS does not have.
+var optionNames = map[Option]optionName{
+	KeepAlive:    {unix.SOL_SOCKET, unix.SO_KEEPALIVE},
+	KeepIdle:     {unix.IPPROTO_TCP, unix.TCP_KEEPALIVE},
+	KeepInterval: {unix.IPPROTO_TCP, unix.TCP_KEEPINTVL},
+	KeepCount:    {unix.IPPROTO_TCP, unix.TCP_KEEPCNT},
+}
+
 func nonblocking(fds ...int) {
 	for _, fd := range fds {
 		unix.CloseOnExec(fd)

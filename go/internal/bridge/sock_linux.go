@@ -10,6 +10,14 @@ import (
 // hangUp is the event of a peer that has ended its side.
 const hangUp = unix.POLLRDHUP
 
+var optionNames = map[Option]optionName{
+	KeepAlive:    {unix.SOL_SOCKET, unix.SO_KEEPALIVE},
+	KeepIdle:     {unix.IPPROTO_TCP, unix.TCP_KEEPIDLE},
+	KeepInterval: {unix.IPPROTO_TCP, unix.TCP_KEEPINTVL},
+	KeepCount:    {unix.IPPROTO_TCP, unix.TCP_KEEPCNT},
+	UserTimeout:  {unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT},
+}
+
 func socketpair() ([2]int, error) {
 	return unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 }

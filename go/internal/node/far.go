@@ -29,8 +29,10 @@ type stackConn struct {
 	*gonet.TCPConn
 	ep tcpip.Endpoint
 
-	readable waiter.Entry
-	awaits   atomic.Pointer[func()] // what to call, once
+	keeping     keeping
+	userTimeout time.Duration // as the program has set it, or 0
+	readable    waiter.Entry
+	awaits      atomic.Pointer[func()] // what to call, once
 }
 
 /*
@@ -71,7 +73,8 @@ func newFar(c net.Conn) (bridge.Far, error) {
 	s := &stackConn{TCPConn: g, ep: *at[tcpip.Endpoint](g, endpointOffset)}
 	s.readable.Init(s, waiter.ReadableEvents)
 	(*at[*waiter.Queue](g, queueOffset)).EventRegister(&s.readable)
-	s.keepAlive()
+	s.keeping = defaultKeeping()
+	s.keep()
 	return s, nil
 }
 
@@ -83,23 +86,71 @@ var (
 	keepInterval = envknob.RegisterDuration("TS_NETSTACK_KEEPALIVE_INTERVAL")
 )
 
-const keepCount = 4
+// keeping is how long a connection waits for a silent peer.
+type keeping struct {
+	alive          bool
+	idle, interval time.Duration
+	count          int
+	userTimeout    time.Duration // for what is not acknowledged
+}
 
-func (c *stackConn) keepAlive() {
-	idle, interval := keepIdle(), keepInterval()
-	if idle <= 0 {
-		idle = time.Minute
+func defaultKeeping() keeping {
+	k := keeping{true, keepIdle(), keepInterval(), 4, 0}
+	if k.idle <= 0 {
+		k.idle = time.Minute
 	}
-	if interval <= 0 {
-		interval = 15 * time.Second
+	if k.interval <= 0 {
+		k.interval = 15 * time.Second
 	}
-	idleOpt, intervalOpt := tcpip.KeepaliveIdleOption(idle), tcpip.KeepaliveIntervalOption(interval)
-	userTimeout := tcpip.TCPUserTimeoutOption(idle + keepCount*interval)
-	c.ep.SetSockOpt(&idleOpt)
-	c.ep.SetSockOpt(&intervalOpt)
+	k.userTimeout = k.idle + time.Duration(k.count)*k.interval
+	return k
+}
+
+// stackOptions are defaultKeeping for programs; only the variables have fractions of a second.
+func stackOptions() *bridge.Options {
+	k := defaultKeeping()
+	seconds := func(d time.Duration) int32 { return int32((d + time.Second - 1) / time.Second) }
+	return &bridge.Options{
+		bridge.KeepAlive:    1,
+		bridge.KeepIdle:     seconds(k.idle),
+		bridge.KeepInterval: seconds(k.interval),
+		bridge.KeepCount:    int32(k.count),
+		bridge.UserTimeout:  int32(k.userTimeout.Milliseconds()),
+	}
+}
+
+func (c *stackConn) Options() *bridge.Options { return stackOptions() }
+
+func (c *stackConn) SetOption(option bridge.Option, value int32) {
+	k := &c.keeping
+	switch option {
+	case bridge.KeepAlive:
+		k.alive = value != 0
+	case bridge.KeepIdle:
+		k.idle = time.Duration(value) * time.Second
+	case bridge.KeepInterval:
+		k.interval = time.Duration(value) * time.Second
+	case bridge.KeepCount:
+		k.count = int(value)
+	case bridge.UserTimeout:
+		c.userTimeout = time.Duration(value) * time.Millisecond
+	}
+	k.userTimeout = c.userTimeout
+	if k.userTimeout == 0 { // as in Linux, it would cut the probes short
+		k.userTimeout = max(defaultKeeping().userTimeout, k.idle+time.Duration(k.count)*k.interval)
+	}
+	c.keep()
+}
+
+func (c *stackConn) keep() {
+	k := c.keeping
+	idle, interval := tcpip.KeepaliveIdleOption(k.idle), tcpip.KeepaliveIntervalOption(k.interval)
+	userTimeout := tcpip.TCPUserTimeoutOption(k.userTimeout)
+	c.ep.SetSockOpt(&idle)
+	c.ep.SetSockOpt(&interval)
 	c.ep.SetSockOpt(&userTimeout)
-	c.ep.SetSockOptInt(tcpip.KeepaliveCountOption, keepCount)
-	c.ep.SocketOptions().SetKeepAlive(true)
+	c.ep.SetSockOptInt(tcpip.KeepaliveCountOption, k.count)
+	c.ep.SocketOptions().SetKeepAlive(k.alive)
 }
 
 func (c *stackConn) Read(b []byte) (int, error) {

@@ -53,6 +53,7 @@ func (e *embedded) listen(_ context.Context, addr Address, a *bridge.Acceptor) (
 				addr, ip, s.self.Hostname, s.addresses())
 		}
 	}
+	a.Options = stackOptions()
 	number, err := e.ports.add(port{ip, addr.Port}, a)
 	if err != nil {
 		return 0, nil, err

@@ -126,9 +126,13 @@ type Listener struct {
 	IP   string // "" is every address of the node
 	Port uint16
 
-	mu     sync.Mutex // after the node's
-	closed bool
-	end    func() // what Close does, once it has begun
+	// Options are those of its connections; nil where they cannot be set.
+	Options *bridge.Options
+
+	mu       sync.Mutex // after the node's
+	closed   bool
+	acceptor *bridge.Acceptor // nil until it has begun
+	end      func()           // what Close does, once it has begun
 }
 
 // NewListener makes a listener that has not begun; it may be closed already.
@@ -164,9 +168,18 @@ func (l *Listener) Begin(ctx context.Context, address, path string, backlog int)
 		end()
 		return fault.New(fault.Closed, "the listener or its node was closed")
 	}
-	l.IP, l.Port, l.end = addr.Host, port, end
+	l.IP, l.Port, l.Options, l.acceptor, l.end = addr.Host, port, acceptor.Options, acceptor, end
 	n.listeners[l] = struct{}{}
 	return nil
+}
+
+// SetOption sets an option of the connections that come from now on.
+func (l *Listener) SetOption(option bridge.Option, value int32) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.acceptor != nil {
+		l.acceptor.SetOption(option, value)
+	}
 }
 
 // Close refuses new connections. It may be called twice, and before Begin.

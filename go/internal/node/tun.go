@@ -64,6 +64,7 @@ func (s *session) listenOn(addr Address) ([]netip.Addr, error) {
 const portTries = 16
 
 func listenKernel(addr Address, on []netip.Addr, a *bridge.Acceptor) (uint16, func(), error) {
+	a.Options = &bridge.KernelOptions
 	for try := 1; ; try++ {
 		lns, err := listenAll(on, addr.Port)
 		if err == nil {
