@@ -751,3 +751,30 @@ def test_a_forked_child_does_not_hold_the_state_directory(own_net: Testnet, tmp_
         TS_STATE_DIR=str(tmp_path / "state"),
     )
     assert out == "parent\n0\n"
+
+
+def test_variables_of_tailscale_are_those_it_reads(own_net: Testnet) -> None:
+    """Between two nodes a program may change its own TS_* variables, and none that Tailscale reads.
+
+    go/internal/node/linked_test.go holds the list to Tailscale's source.
+    """
+    out = run(
+        own_net,
+        """
+        os.environ["TS_NODE_PROJECT"] = "tsconfig.json"
+        Tailnet(TailnetConfig.from_env(hostname="first")).up().close()
+        os.environ["TS_NODE_PROJECT"] = "other.json"
+        os.environ["TS_NODE_FILES"] = "true"
+        Tailnet(TailnetConfig.from_env(hostname="second")).up().close()
+        for name in ("TS_DEBUG_MTU", "https_proxy"):
+            os.environ[name] = "1280"
+            try:
+                Tailnet(TailnetConfig.from_env(hostname="third")).up()
+            except TailnetConfigError as e:
+                print(e)
+            del os.environ[name]
+        """,
+    )
+    mtu, proxy = out.splitlines()
+    assert mtu.startswith("environment: TS_DEBUG_MTU changed after this process's first node")
+    assert proxy.startswith("environment: https_proxy changed")

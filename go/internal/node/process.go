@@ -6,6 +6,7 @@ package node
 import "C"
 
 import (
+	_ "embed"
 	"maps"
 	"os"
 	"slices"
@@ -40,9 +41,9 @@ func (p Process) fix() error {
 			return fault.New(fault.Config, "log_upload: is %v for this whole process since its first node, so this node cannot have %v; give all nodes of a process the same",
 				now.LogUpload, p.LogUpload)
 		}
-		if !maps.Equal(now.Env, p.Env) {
+		if changed := differing(now.Env, p.Env); len(changed) > 0 {
 			return fault.New(fault.Config, "environment: %s changed after this process's first node, and Tailscale's code reads such variables once; "+
-				"set them, or start the offline tailnet, before the first node", strings.Join(differing(now.Env, p.Env), ", "))
+				"set them, or start the offline tailnet, before the first node", strings.Join(changed, ", "))
 		}
 		return nil
 	}
@@ -104,16 +105,26 @@ func cgetenv(name string) string {
 	return C.GoString(C.getenv(cname))
 }
 
-func differing(a, b map[string]string) []string {
-	var names []string
-	for k, v := range a {
-		if w, ok := b[k]; !ok || v != w {
-			names = append(names, k)
-		}
+// variables are the TS_* variables that Tailscale's code reads. process_test.go compares them
+// with its source.
+//
+//go:embed variables.txt
+var variables string
+
+// differing returns the variables that Tailscale's or Go's code reads and that have another
+// value in b than in a. Programs have TS_* variables of their own, which are nobody's business.
+func differing(a, b map[string]string) (names []string) {
+	read := map[string]bool{}
+	for _, name := range strings.Fields(variables) {
+		read[name] = true
 	}
-	for k := range b {
-		if _, ok := a[k]; !ok {
-			names = append(names, k)
+	both := maps.Clone(a)
+	maps.Copy(both, b)
+	for name := range both {
+		before, was := a[name]
+		now, is := b[name]
+		if (was != is || before != now) && (read[name] || !strings.HasPrefix(name, "TS_")) {
+			names = append(names, name)
 		}
 	}
 	slices.Sort(names)
