@@ -24,6 +24,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from . import _limits
 from ._fd import Fd
 from ._version import __version__
 from .errors import (
@@ -69,6 +70,7 @@ class _Library:
 
         Raises:
             TailnetForked: it was loaded before this process was forked.
+            TailnetResourceError: a limit of this process leaves it no room.
             ImportError: it is missing, or of another version than the package.
         """
         if self.usable():
@@ -82,6 +84,7 @@ class _Library:
             )
         with self._lock:
             if self.native is None:
+                _limits.check()
                 self._owner = os.getpid()  # from the import on there is no way back
                 # What _native's C code imports, for PyInstaller, which reads Python only.
                 import _cffi_backend  # noqa: F401 # pyright: ignore[reportUnusedImport]

@@ -76,6 +76,9 @@ func startChild(c *Config, log *logger) (_ *child, err error) {
 		return nil, fault.New(fault.Unsupported, "a tailscaled run as root would undo what this machine's own one has made of /etc/resolv.conf; "+
 			"run this program as another user, or use that daemon (tailscaled_managed=False) or backend=\"embedded\"")
 	}
+	if err := checkFamilies(); err != nil { // the daemon will be under the same filter
+		return nil, err
+	}
 	k := &child{done: make(chan struct{}), said: make(chan struct{}), redact: log.redact}
 	defer func() {
 		if err != nil {

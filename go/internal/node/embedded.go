@@ -64,6 +64,9 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 			return nil, ctx.Err()
 		}
 	}
+	if err := checkFamilies(); err != nil {
+		return nil, err
+	}
 	s := &server{session: newSession(), log: e.log}
 	s.whyNot = s.notRunning
 	defer func() {
@@ -184,6 +187,7 @@ func (s *server) stop() {
 		s.log.at("warning")("tsnet did not close within %v", stopLimit)
 	}
 	s.release()
+	bridge.NodeEnded()
 }
 
 func (s *server) release() {
