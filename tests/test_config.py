@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -125,6 +127,12 @@ every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def shown(error: BaseException) -> str:
     """Return all that a traceback, a log line or a debugger prints of an error."""
     return "".join([*traceback.format_exception(error), repr(error), str(error), str(error.args)])
+
+
+@pytest.fixture(autouse=True)
+def _named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be a program with a name of its own, and not pytest."""
+    monkeypatch.setattr("sys.argv", ["/srv/program.py"])
 
 
 # --- what is refused ---
@@ -344,16 +352,111 @@ def test_client_secret_order() -> None:
         (["/srv/My_App.py"], "my-app"),
         (["/srv/billing/__main__.py"], "billing"),
         (["/srv/" + "a" * 70], "a" * 63),
-        (["/srv/é"], "tailnet"),
-        (["-c"], "tailnet"),
-        ([""], "tailnet"),
-        ([], "tailnet"),
+        (["/srv/é.pyz"], "e"),
+        (["C.PY"], "c"),
+        (["/srv/venv/bin/billing.v2"], "billing-v2"),
+        (["/srv/flaskapp.py"], "flaskapp"),
+        (["/srv/my_celery.py"], "my-celery"),
     ],
 )
 def test_hostname_default(argv: list[str], hostname: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a hostname the node is called like the program, as a DNS label."""
     monkeypatch.setattr("sys.argv", argv)
     assert TailnetConfig().hostname == hostname
+
+
+LAUNCHERS = (
+    "uvicorn gunicorn hypercorn granian daphne waitress-serve flask django-admin celery dramatiq rq"
+    " pytest py.test ipython jupyter-lab jupyter-notebook streamlit python python3.12 debugpy"
+)
+STARTED = [
+    *(f"/venv/bin/{name}" for name in LAUNCHERS.split()),
+    "manage.py",
+    "/venv/lib/python3.12/site-packages/uvicorn/__main__.py",
+    "/venv/lib/python3.12/site-packages/ipykernel_launcher.py",
+    "/venv/lib/python3.12/site-packages/ipykernel/__main__.py",
+    "/ide/pydevd.py",
+    r"Scripts\uvicorn.exe".replace("\\", "/"),
+]
+
+
+@pytest.mark.parametrize("argv0", STARTED)
+def test_a_launcher_is_no_name(argv0: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What starts programs gives none of them its name: the error names it and asks for one."""
+    monkeypatch.setattr("sys.argv", [argv0, "svc:app"])
+    with pytest.raises(TailnetConfigError, match=r"^hostname: .*hostname=.*TS_HOSTNAME") as caught:
+        TailnetConfig(port=1)
+    assert "which starts others too" in str(caught.value)
+    environ = {"TS_HOSTNAME": "svc"}
+    assert TailnetConfig.from_env(environ).hostname == "svc"
+    assert TailnetConfig(hostname="uvicorn").hostname == "uvicorn"  # whoever means it may have it
+    TailnetConfig(backend="tailscaled")  # has the daemon's name
+    with pytest.raises(TailnetConfigError, match=r"^hostname: "):
+        TailnetConfig(backend="tailscaled", tailscaled_managed=True)
+
+
+@pytest.mark.parametrize("argv", [["-c"], ["-"], ["-m"], [""], [], ["/srv/сервер.py"], ["."]])
+def test_a_program_without_a_name(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interpreter, and what no host can be called, ask for a name."""
+    monkeypatch.setattr("sys.argv", argv)
+    with pytest.raises(TailnetConfigError, match=r"^hostname: this program has no name") as caught:
+        Tailnet()
+    assert 'hostname="..."' in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-m", "uvicorn", "svc:app"], "started by uvicorn"),
+        (["-m", "pytest", "-s", "svc.py"], "started by pytest"),
+        (["-m", "mypkg"], "is mypkg"),
+        (["-m", "mypkg.worker"], "is worker"),
+        (["svc.py"], "is svc"),
+        (["-c", "import svc"], "no name"),
+        ([], "no name"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_how_a_program_is_started(words: list[str], said: str, tmp_path: Path) -> None:
+    """Real launchers, and packages that `python -m` runs, come out as what they are."""
+    code = "import tailnet\ntry: print('is', tailnet.TailnetConfig().hostname)\n"
+    code += "except tailnet.TailnetConfigError as e: print(e)\n"
+    for name in ("svc.py", "mypkg/__main__.py", "mypkg/worker.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        written(tmp_path / name, code)
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        input="import svc",
+        timeout=60,
+    )
+    assert said in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "near"),
+    [
+        ("home_assistant", "home-assistant"),
+        ("web.example.com", "web"),
+        ("my_api", "my-api"),
+        ("My API!", "my-api"),
+        ("-a-", "a"),
+        (".b.", "b"),
+        ("caf\u00e9 2", "cafe-2"),
+        ("a" * 62 + "--b", "a" * 62),
+    ],
+)
+def test_the_nearest_label(value: str, near: str) -> None:
+    """A name that is no DNS label is quoted, and the nearest that is one is offered."""
+    with pytest.raises(TailnetConfigError) as caught:
+        TailnetConfig.from_env({"TS_HOSTNAME": value})
+    assert str(caught.value).endswith(f"unlike {value!r}; {near!r} is one (from TS_HOSTNAME)")
+    with pytest.raises(TailnetConfigError, match=re.escape(f"{near!r} is one")):
+        TailnetConfig(hostname=value)
+    assert TailnetConfig(hostname=near).hostname == near
 
 
 def test_state_dir(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -452,6 +452,16 @@ OTHERS = [
         note="before anything starts",
     ),
     Row(
+        "there is no `hostname`, and a launcher's name (uvicorn, pytest) is none",
+        lambda _: TailnetConfig(),  # by pytest
+        TailnetConfigError,
+        1,
+        "hostname: ",
+        "TS_HOSTNAME",
+        ValueError,
+        note="before anything starts",
+    ),
+    Row(
         "an address makes no sense",
         lambda p: p.tn.dial("nowhere"),
         TailnetConfigError,

@@ -23,6 +23,7 @@ from tailnet import Tailnet
 from tailnet.testing import Testnet
 from tests.waiting import eventually, sits_in
 
+SETTINGS = {"TS_EPHEMERAL": "true", "TS_HOSTNAME": "program"}
 PROGRAM = """
 import contextlib, os, signal, socket, subprocess, sys, threading, time
 from tailnet import *
@@ -41,7 +42,7 @@ def start(net: Testnet, code: str, **env: str) -> subprocess.Popen[str]:
     """Start a program that joins the tailnet by default."""
     return subprocess.Popen(
         [sys.executable, "-X", "dev", "-W", "error", "-c", PROGRAM + textwrap.dedent(code)],
-        env={**os.environ, **net.environ(), "TS_EPHEMERAL": "true", **env},
+        env={**os.environ, **net.environ(), **SETTINGS, **env},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -28,6 +28,7 @@ import re
 import shutil
 import stat
 import sys
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard, TypeVar
@@ -128,12 +129,48 @@ def _split(value: Any) -> Any:
     return value
 
 
+# What starts programs of every kind: two services would have one name, and one state directory.
+_LAUNCHERS = re.compile(
+    "python[0-9-]*|pypy[0-9-]*|ipython[0-9]*|bpython|ptpython|idle[0-9-]*|spyder|ipykernel(-launcher)?"
+    "|jupyter.*|voila|streamlit|gradio|panel|bokeh|chainlit|marimo|papermill"
+    "|uvicorn|gunicorn|hypercorn|granian|daphne|waitress(-serve)?|uwsgi|mod-wsgi.*|cherryd|twistd?"
+    "|flask|quart|fastapi|litestar|sanic|robyn|pserve|django-admin|manage"
+    "|celery|dramatiq|rq|rqworker|huey-consumer|arq|taskiq|airflow|dagster|prefect|locust"
+    "|py-?test|nose2?|unittest|behave|robot|tox|nox|coverage|pdb|debugpy|pydevd|pydev-?console"
+    "|invoke|fab|pex|shiv|pipx|uv|poetry|hatch|supervisord|circusd|honcho"
+)
+
+
+def _program() -> str:
+    """Return what this program, or what started it, is called as a host name, or ""."""
+    path = Path(sys.argv[0] if sys.argv else "")
+    name = re.sub(r"\.(py[cowz]?|exe)$", "", path.name, flags=re.IGNORECASE)
+    if name in {"__main__", "__init__"}:  # of a package that `python -m` runs
+        name = path.parent.name
+    if name.startswith("-"):  # "-c", or "-" for a script on standard input
+        return ""
+    return _nearest_label(name.replace(".", "-"))
+
+
 def _program_name() -> str:
-    """Return this program's name as a host name; tsnet's default would be the interpreter's."""
-    path = Path(sys.argv[0] if sys.argv and sys.argv[0] else "tailnet")
-    name = path.parent.name if path.stem in {"__main__", "__init__"} else path.stem
-    name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].strip("-")
-    return name if LABEL.fullmatch(name) and name != "c" else "tailnet"
+    """Return this program's own name, or ""; tsnet's default would be the interpreter's."""
+    name = _program()
+    return "" if _LAUNCHERS.fullmatch(name) else name
+
+
+def _no_name() -> str:
+    """Say why there is no default for the hostname, and what to do."""
+    why = "this program has no name that a host could have"
+    if launcher := _program():
+        why = f"this program was started by {launcher}, which starts others too"
+    return f'{why}; give hostname="...", or set TS_HOSTNAME and use TailnetConfig.from_env()'
+
+
+def _nearest_label(text: str) -> str:
+    """Return the host name that a text comes closest to, or ""."""
+    ascii_ = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    first = next(filter(None, ascii_.strip().split(".")), "")
+    return re.sub(r"[^a-z0-9]+", "-", first).strip("-")[:63].strip("-")
 
 
 def _check_path(value: Any) -> Any:
@@ -174,8 +211,9 @@ class TailnetConfig(Settings):
 
     hostname: str = Field(
         default_factory=_program_name,
-        description="The name asked for, a DNS label; control may assign name-1. Default: the "
-        "program's name. from_env: TS_HOSTNAME.",
+        description="The name asked for, a DNS label; control may assign name-1, with a warning. "
+        "Default: the program's own name; needed where there is none (python -c, a notebook) or "
+        "that of what starts it (uvicorn, celery, pytest). from_env: TS_HOSTNAME.",
     )
     auth_key: SecretStr | None = Field(
         default=None, description="The key to join with. None: TS_AUTHKEY, then auth_key_file."
@@ -368,9 +406,13 @@ class TailnetConfig(Settings):
     @field_validator("hostname")
     @classmethod
     def _check_hostname(cls, value: str) -> str:
-        if not LABEL.fullmatch(value):
-            raise ValueError("must be a DNS label: letters, digits and inner hyphens, at most 63")
         _refuse_key(value.lower())
+        if not LABEL.fullmatch(value):
+            near = _nearest_label(value)
+            raise ValueError(
+                "must be a DNS label (letters, digits and inner hyphens, at most 63), unlike"
+                f" {value!r}" + (f"; {near!r} is one" if near else "")
+            )
         return value.lower()
 
     @field_validator("tags")
@@ -438,6 +480,8 @@ class TailnetConfig(Settings):
 
     @model_validator(mode="after")
     def _check_together(self) -> TailnetConfig:
+        if not self.hostname and not self._daemon_is_theirs():
+            raise ValueError(f"hostname: {_no_name()}")
         given = sorted(_OF_TAILSCALED & self._given())
         if self.backend == "embedded" and given:
             raise ValueError(
@@ -536,7 +580,7 @@ class TailnetConfig(Settings):
             secret = _key_from("TS_CLIENT_SECRET", secret) if secret else ""
         return {
             "backend": self.backend,
-            "hostname": self.hostname,
+            "hostname": self.hostname or self.called(),
             "auth_key": self.resolved_auth_key(environ),
             "client_secret": secret,
             "tags": list(self.tags),

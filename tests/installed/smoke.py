@@ -115,7 +115,7 @@ def test_asyncio() -> None:
 
 def test_a_program_ends(tmp_path: Path) -> None:
     """A program that never closes its node ends with code 0, and prints nothing."""
-    code = "import sys, tailnet; tailnet.Tailnet().up(); sys.exit(0)"
+    code = "import sys, tailnet; tailnet.Tailnet(hostname='smoke').up(); sys.exit(0)"
     with Testnet() as net:
         env = {**os.environ, "TS_AUTHKEY": net.auth_key, "TS_CONTROL_URL": net.url}
         env["HOME"] = env["XDG_STATE_HOME"] = str(tmp_path)
