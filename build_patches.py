@@ -271,6 +271,25 @@ PATCHES = [
     # nodes that it knows as well. Tailscale's control server and headscale ask a node for a key
     # only where they do not know its node key, or where that has expired; and they have keys for
     # one use. The patch lets the offline tailnet decide (go/internal/testcontrol/keys.go).
+    # Headscale refuses a registration by HTTP 400, 401 or 403; testcontrol can only limit the rate.
+    Patch(
+        "tailscale.com",
+        "tstest/integration/testcontrol/testcontrol.go",
+        "\tMaybeRateLimitRegister func() (reject bool, retryAfter string, msg string)\n",
+        "\tMaybeRateLimitRegister func() (status int, retryAfter string, msg string)\n",
+    ),
+    Patch(
+        "tailscale.com",
+        "tstest/integration/testcontrol/testcontrol.go",
+        "\t\tif reject, retryAfter, msg := fn(); reject {\n",
+        "\t\tif status, retryAfter, msg := fn(); status != 0 {\n",
+    ),
+    Patch(
+        "tailscale.com",
+        "tstest/integration/testcontrol/testcontrol.go",
+        "\t\t\thttp.Error(w, msg, http.StatusTooManyRequests)\n",
+        "\t\t\thttp.Error(w, msg, status)\n",
+    ),
     Patch(
         "tailscale.com",
         "tstest/integration/testcontrol/testcontrol.go",

@@ -13,7 +13,6 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
-	"strings"
 	"time"
 	"unicode/utf8"
 	"unsafe"
@@ -47,7 +46,7 @@ func init() {
 	}
 	bridge.LimitMemory()
 	log.SetFlags(0)
-	log.SetOutput(stdLog{})
+	log.SetOutput(node.StdLog{})
 	bridge.Logf = func(format string, args ...any) {
 		node.Log("", "error", fault.New(fault.Internal, format, args...).Message)
 	}
@@ -245,22 +244,6 @@ func tailnet_testcontrol_do(handle C.tailnet_handle, args C.tailnet_str, answer 
 			return v, nil
 		})
 	})
-}
-
-// stdLog takes what Tailscale's code writes to Go's standard logger: a library prints
-// nothing. Last words are an exception, because nobody will read the log any more.
-type stdLog struct{}
-
-func (stdLog) Write(p []byte) (int, error) {
-	pcs := make([]uintptr, 16)
-	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs)])
-	for f, more := frames.Next(); more; f, more = frames.Next() {
-		if strings.HasPrefix(f.Function, "log.Fatal") || strings.HasPrefix(f.Function, "log.Panic") {
-			os.Stderr.Write(p)
-		}
-	}
-	node.Log("", "warning", strings.TrimSpace(string(p)))
-	return len(p), nil
 }
 
 // faultOf gives an error of the offline control server a code, unless it has one.

@@ -228,7 +228,14 @@ UP = [
         2,
         "refused node",
         "give it a valid auth key",
-        note="headscale says the same by HTTP 401 to the registration",
+    ),
+    Row(
+        "the control server refuses the registration by HTTP 400, 401 or 403, as headscale does",
+        lambda p: p.broken("refuse_http", status=403),
+        TailnetAuthError,
+        2,
+        "http 403",
+        "give it a valid auth key",
     ),
     Row(
         "a person must log in",

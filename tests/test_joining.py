@@ -443,6 +443,23 @@ def test_an_outage_that_ends_is_survived(face: Face) -> None:
             assert up(face, tailnet, timeout=30).hostname == "survivor"
 
 
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(400, TailnetAuthError), (401, TailnetAuthError), (403, TailnetAuthError)]
+    + [(status, TailnetConnectError) for status in (404, 408, 500)],
+)
+def test_http_status_of_a_registration(status: int, error: type[Exception]) -> None:
+    """HTTP 400, 401 and 403 refuse the node; any other failure may pass, and is retried."""
+    with Testnet() as net:
+        net.control.fault("refuse_http", status=status)
+        retry = RetryPolicy(retries=0)
+        with (
+            contextlib.closing(net.tailnet("refused", retry=retry)) as tailnet,
+            pytest.raises(error, match=f"register request: http {status}"),
+        ):
+            tailnet.up()
+
+
 @pytest.mark.parametrize("fault", sorted(SAID))
 def test_the_callers_deadline_ends_the_retries(face: Face, fault: str) -> None:
     """up(timeout=) ends at its time with TailnetTimeout, whose cause is the last attempt's."""

@@ -2,7 +2,9 @@ package node
 
 import (
 	"fmt"
+	"os"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -49,8 +51,8 @@ func Logs(s *bridge.Stream) error {
 	}
 }
 
-// secrets matches Tailscale's keys of every kind, wherever a line may carry one.
-var secrets = regexp.MustCompile(`tskey-[a-z]+-[A-Za-z0-9_-]+|(privkey|nodekey-priv|mkey-priv):[0-9a-f]+`)
+// secrets matches Tailscale's keys of every kind, and headscale's, wherever a line may carry one.
+var secrets = regexp.MustCompile(`(ts|hs)key-[a-z]+-[A-Za-z0-9_-]+|(privkey|nodekey-priv|mkey-priv):[0-9a-f]+`)
 
 // password matches that of a URL, such as a proxy's.
 var password = regexp.MustCompile(`(://[^\s/:@"]*:)[^\s/@"]+@`)
@@ -85,22 +87,31 @@ func (l *logger) at(level string) func(string, ...any) {
 		if levels[level] < l.least {
 			return
 		}
-		Log(l.node, level, l.redact(strings.TrimRight(fmt.Sprintf(format, args...), "\n")))
+		Log(l.node, level, l.withoutOwn(strings.TrimRight(fmt.Sprintf(format, args...), "\n")))
 	}
 }
 
 // redact takes secrets out of text that came from elsewhere.
-func (l *logger) redact(text string) string {
+func (l *logger) redact(text string) string { return redact(l.withoutOwn(text)) }
+
+// withoutOwn takes out the secrets of this node's configuration, which may be of any form.
+func (l *logger) withoutOwn(text string) string {
 	for _, s := range l.secret {
 		text = strings.ReplaceAll(text, s, "[secret]")
 	}
+	return text
+}
+
+// redact takes out what looks like a secret of anybody's.
+func redact(text string) string {
 	text = password.ReplaceAllString(text, "${1}[secret]@")
 	return secrets.ReplaceAllString(text, "[secret]")
 }
 
-// Log writes one line; it never waits.
+// Log writes one line; it never waits. Every line comes through here, also those that belong to
+// no node.
 func Log(node, level, message string) {
-	line := logLine{float64(time.Now().UnixMicro()) / 1e6, node, level, message}
+	line := logLine{float64(time.Now().UnixMicro()) / 1e6, node, level, redact(message)}
 	logHub.Lock()
 	defer logHub.Unlock()
 	for r := range logHub.readers {
@@ -109,4 +120,20 @@ func Log(node, level, message string) {
 		default:
 		}
 	}
+}
+
+// StdLog takes what Tailscale's code writes to Go's standard logger: a library prints
+// nothing. Last words are an exception, because nobody will read the log any more.
+type StdLog struct{}
+
+func (StdLog) Write(p []byte) (int, error) {
+	pcs := make([]uintptr, 16)
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs)])
+	for f, more := frames.Next(); more; f, more = frames.Next() {
+		if strings.HasPrefix(f.Function, "log.Fatal") || strings.HasPrefix(f.Function, "log.Panic") {
+			os.Stderr.WriteString(redact(string(p)))
+		}
+	}
+	Log("", "warning", strings.TrimSpace(string(p)))
+	return len(p), nil
 }

@@ -2,6 +2,7 @@ package node
 
 import (
 	"io"
+	"log"
 	"net/netip"
 	"os"
 	"slices"
@@ -64,6 +65,10 @@ func TestEveryRowDecides(t *testing.T) {
 		{name: "bad key, in health first", notes: []ipn.Notify{{Health: loginState("invalid authkey")}}, code: fault.Auth},
 		{name: "rate limited, in health first", notes: []ipn.Notify{{Health: loginState("rate limited: slow down (retry after 7s)")}}, code: fault.Connect, retryAfter: 7},
 		{name: "headscale's bad key", notes: []ipn.Notify{{Health: loginState("register request: http 401: nope")}}, code: fault.Auth},
+		{name: "headscale's revoked key", notes: []ipn.Notify{{Health: loginState("register request: http 403: forbidden")}}, code: fault.Auth},
+		{name: "headscale's bad request", notes: []ipn.Notify{{Health: loginState("register request: http 400: bad")}}, code: fault.Auth},
+		{name: "register 403, while a person is awaited", notes: []ipn.Notify{{Health: loginState("register request: http 403: forbidden")}}, waiting: true, code: fault.Auth},
+		{name: "register 404", notes: []ipn.Notify{{Health: loginState("register request: http 404: no such page")}}, code: fault.Connect},
 		{name: "key endpoint 401", notes: []ipn.Notify{{Health: loginState("fetch control key: 401 Unauthorized")}}, code: fault.Connect},
 		{name: "register 500", notes: []ipn.Notify{{Health: loginState("register request: http 500: oops")}}, code: fault.Connect},
 		{name: "register 408", notes: []ipn.Notify{{Health: loginState("register request: http 408: slow")}}, code: fault.Connect},
@@ -176,6 +181,47 @@ func TestSecretsLeaveNoLogLine(t *testing.T) {
 	const proxy = `using proxy "http://user:hunter2@10.0.0.1:3128" for URL: "https://example.com:443/a@b"`
 	if got, want := l.redact(proxy), strings.Replace(proxy, "hunter2", "[secret]", 1); got != want {
 		t.Errorf("a proxy's password: %s, want %s", got, want)
+	}
+}
+
+// TestEveryWayToTheLog sends a line that holds secrets through each of them.
+func TestEveryWayToTheLog(t *testing.T) {
+	const own, known = "a-key-of-any-form", "hskey-auth-kAbC123-xyz_9"
+	l := newLogger(&Config{Hostname: "api", AuthKey: own, LogLevel: "debug"})
+	lines := make(chan logLine, 1)
+	logHub.Lock()
+	logHub.readers = map[chan logLine]struct{}{lines: {}}
+	logHub.Unlock()
+	defer func() {
+		logHub.Lock()
+		defer logHub.Unlock()
+		logHub.readers = nil
+	}()
+	k := &child{said: make(chan struct{}), redact: l.redact}
+	for way, say := range map[string]func(secret string){
+		"Tailscale's lines": func(secret string) { l.at("debug")("%s", "key "+secret) },
+		"our own":           func(secret string) { l.at("warning")("key %v", secret) },
+		"under its name":    func(secret string) { l.of("api-1").at("info")("key %v", secret) },
+		"a tailscaled's": func(secret string) {
+			k.passOn(io.NopCloser(strings.NewReader("key "+secret)), l.at("debug"))
+			k.said = make(chan struct{})
+		},
+		"Go's standard logger":    func(secret string) { log.New(StdLog{}, "", 0).Print("key ", secret) },
+		"what belongs to no node": func(secret string) { Log("", "error", "key "+secret) },
+	} {
+		for _, secret := range []string{own, known} {
+			// Only a node knows a key of any form.
+			if secret == own && (strings.HasPrefix(way, "Go's") || strings.HasSuffix(way, "no node")) {
+				continue
+			}
+			say(secret)
+			if line := <-lines; strings.Contains(line.Message, secret) || !strings.Contains(line.Message, "key [secret]") {
+				t.Errorf("%s: %q", way, line.Message)
+			}
+		}
+	}
+	if strings.Contains(k.lastWords(), own) {
+		t.Errorf("last words: %q", k.lastWords())
 	}
 }
 

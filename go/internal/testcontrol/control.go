@@ -135,7 +135,7 @@ func Start(config []byte) (_ *Control, err error) {
 		// Not nil: nodes get the tags they ask for.
 		TagOwners:              map[string][]string{},
 		HoldMapRequest:         c.mapRequest,
-		MaybeRateLimitRegister: c.front.rateLimit,
+		MaybeRateLimitRegister: c.front.registration,
 		CheckRegister:          c.register,
 	}
 	if len(c.config.NodeAttrs) > 0 {

@@ -1,6 +1,7 @@
 package testcontrol
 
 import (
+	"cmp"
 	"io"
 	"log"
 	"net"
@@ -17,19 +18,22 @@ import (
 // A Fault is what the control server's HTTP layer does to its clients.
 type Fault struct {
 	Kind       string `json:"kind"`        // one of those in kinds
-	Status     int    `json:"status"`      // of the answers of "status"; 0 is 500
+	Status     int    `json:"status"`      // of the answers of "status" and "refuse_http"; 0 is 500
 	RetryAfter int    `json:"retry_after"` // seconds, in the header of "status" and "rate_limit"; 0 leaves it out
 	Message    string `json:"message"`     // why "reject" refuses
 }
 
+func (f Fault) status() int { return cmp.Or(f.Status, http.StatusInternalServerError) }
+
 var kinds = map[string]bool{
-	"none":       true,
-	"refuse":     true, // nobody listens at the port
-	"hang":       true, // connections are accepted, requests never answered
-	"status":     true, // every request is answered with Status
-	"rate_limit": true, // registrations get 429 (HTTP 429 within Tailscale's encrypted protocol)
-	"reject":     true, // registrations are refused, because of Message
-	"no_map":     true, // registrations are answered, and requests for a network map never
+	"none":        true,
+	"refuse":      true, // nobody listens at the port
+	"hang":        true, // connections are accepted, requests never answered
+	"status":      true, // every request is answered with Status
+	"rate_limit":  true, // registrations get HTTP 429, within Tailscale's encrypted protocol
+	"refuse_http": true, // registrations get HTTP Status there
+	"reject":      true, // registrations are refused, because of Message
+	"no_map":      true, // registrations are answered, and requests for a network map never
 }
 
 // cutting are the kinds that end every connection, or running nodes would not notice.
@@ -77,7 +81,7 @@ func (f *front) serve(control http.Handler) {
 // was made under other rules.
 func (f *front) set(next Fault) error {
 	if !kinds[next.Kind] {
-		return fault.New(fault.Config, "fault: unknown kind %q; known are none, refuse, hang, status, rate_limit, reject and no_map", next.Kind)
+		return fault.New(fault.Config, "fault: unknown kind %q; known are none, refuse, hang, status, rate_limit, refuse_http, reject and no_map", next.Kind)
 	}
 	if (next.Kind == "reject") != (next.Message != "") {
 		return fault.New(fault.Config, "fault: \"reject\", and no other kind, has a message")
@@ -143,11 +147,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if fault.RetryAfter > 0 {
 			w.Header().Set("Retry-After", strconv.Itoa(fault.RetryAfter))
 		}
-		status := fault.Status
-		if status == 0 {
-			status = http.StatusInternalServerError
-		}
-		http.Error(w, "fault of the offline control server", status)
+		http.Error(w, "fault of the offline control server", fault.status())
 		return
 	}
 	switch {
@@ -161,17 +161,21 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// rateLimit is called for each registration.
-func (f *front) rateLimit() (reject bool, retryAfter, message string) {
+// registration is called for each one, and says with which HTTP status it fails; 0 is that it
+// does not.
+func (f *front) registration() (status int, retryAfter, message string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.fault.Kind == "refuse_http" {
+		return f.fault.status(), "", "refused by the offline control server"
+	}
 	if f.fault.Kind != "rate_limit" {
-		return false, "", ""
+		return 0, "", ""
 	}
 	if f.fault.RetryAfter > 0 {
 		retryAfter = strconv.Itoa(f.fault.RetryAfter)
 	}
-	return true, retryAfter, "rate limited by the offline control server"
+	return http.StatusTooManyRequests, retryAfter, "rate limited by the offline control server"
 }
 
 // refusal is called for each registration, and says why it is refused; "" is that it is not.
