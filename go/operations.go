@@ -23,6 +23,7 @@ cancelling and its place in docs/operations.md (tests/test_operations.py walks t
 var operations = table(
 	replying("whois", "Say who has an address of the tailnet.", (*node.Node).WhoIs).of(apitype.WhoIsResponse{}),
 	replying("status", "Tell the state of the node and of the peers it sees.", (*node.Node).Status).of(ipnstate.Status{}),
+	replying("ping", "Ask a peer for an answer, once a second until it comes.", (*node.Node).Ping),
 	streaming("watch", "Tell what changes; the first events are a snapshot of how things are.", (*node.Node).Watch).of(node.Events...),
 )
 

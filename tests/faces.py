@@ -108,6 +108,10 @@ class SyncNode:
         """Ask how it is."""
         return self.handle.status(timeout=LIMIT)
 
+    def ping(self, target: Any, timeout: float | None = LIMIT, **kwargs: Any) -> Any:
+        """Ask for an answer."""
+        return self.handle.ping(target, timeout=timeout, **kwargs)
+
     def close(self) -> None:
         """Leave."""
         self.handle.close()
@@ -252,6 +256,10 @@ class AsyncNode:
     def status(self) -> Any:
         """Ask how it is."""
         return self.face.run(self.handle.status(timeout=LIMIT))
+
+    def ping(self, target: Any, timeout: float | None = LIMIT, **kwargs: Any) -> Any:
+        """Ask for an answer."""
+        return self.face.run(self.handle.ping(target, timeout=timeout, **kwargs))
 
     def close(self) -> None:
         """Leave."""

@@ -211,6 +211,35 @@ def test_whois_is_kept(nodes: Pair) -> None:
     eventually("it is the same", lambda: server.whois(ip) is server.whois(ip))
 
 
+@pytest.mark.parametrize("kind", ["disco", "tsmp", "icmp", "peerapi"])
+def test_a_peer_answers_a_ping(nodes: Pair, kind: str) -> None:
+    """A ping of each kind names the peer that answered and the time of the round trip."""
+    server, client = nodes
+    for target in (server.handle.hostname, server.handle.fqdn, server.handle.ip):
+        answer = client.ping(target, kind=kind)
+        assert answer.ip == server.handle.ip
+        assert answer.name.partition(".")[0] == server.handle.hostname
+        assert 0 < answer.latency < 10
+        assert bool(answer.endpoint or answer.relay) == (kind == "disco")
+        assert answer.url.startswith("http://") == (kind == "peerapi")
+
+
+def test_a_ping_that_makes_no_sense(nodes: Pair) -> None:
+    """A ping of nobody, of this node, or of no kind says so, and asks nobody."""
+    server, client = nodes
+    with pytest.raises(TailnetUnreachable, match=r"100\.64\.77\.77.*no matching peer"):
+        client.ping("100.64.77.77")
+    with pytest.raises(TailnetNameError, match="nobody"):
+        client.ping("nobody")
+    with pytest.raises(TailnetConfigError, match="this node itself"):
+        client.ping(client.handle.ip)
+    for wrong in ({"kind": "smoke"}, {"size": -1}, {"size": 1 << 20}, {"size": "1"}):
+        with pytest.raises(TailnetConfigError, match=next(iter(wrong))):
+            client.ping(server.handle.ip, **wrong)
+    with pytest.raises(TailnetConfigError, match="size"):
+        client.ping(server.handle.ip, kind="tsmp", size=100)
+
+
 # --- what cannot be ---
 
 

@@ -206,6 +206,7 @@ OPERATIONS: dict[str, Operation] = {
     "accept": accept,
     "dial": lambda tn: tn.dial("100.65.0.1:80"),  # the first fake node
     "listen": lambda tn: tn.listen(":0"),
+    "ping": lambda tn: tn.ping("100.65.0.1"),
     "receive": receive,
     "send": send,
     "status": lambda tn: tn.status(),

@@ -57,6 +57,7 @@ def test_every_call(face: Face, daemon: Daemon, peer: TailnetHandle) -> None:
             "listen": (ASKED, lambda: node.listen(":0")),
             "dial": (BEATS, lambda: node.dial((str(peer.ip), 80), None)),
             "dial by name": (BEATS, lambda: node.dial("nobody:80", None)),
+            "ping": (BEATS, lambda: node.ping(peer.ip, None)),
             "watch": (BEATS, lambda: states.until("NoState")),
         }
 

@@ -66,6 +66,7 @@ def calls(node: TailnetHandle, peer: TailnetHandle) -> dict[str, Callable[[], ob
         "dial by name": lambda: node.dial((peer.hostname, 80), timeout=WAIT),
         "whois": lambda: node.whois(peer.ip, timeout=WAIT),
         "status": lambda: node.status(timeout=WAIT),
+        "ping": lambda: node.ping(peer.ip, timeout=WAIT),
         "listen": lambda: node.listen(":0", timeout=WAIT),
     }
 

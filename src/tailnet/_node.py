@@ -152,7 +152,7 @@ class LocalNode:
             _lib.require_usable()
             return
         handle = yield from self._made(deadline)
-        with self._or_closed():
+        with self.or_closed():
             answer = yield from _ops.reply(
                 _lib.node_up(handle, args), deadline, f"node {self.name!r} to join the tailnet"
             )
@@ -262,7 +262,7 @@ class LocalNode:
     # --- what can be asked of it --------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _or_closed(self) -> Generator[None]:
+    def or_closed(self) -> Generator[None]:
         """Say that the node was closed, whatever a call says that was overtaken by the close."""
         try:
             yield
@@ -276,7 +276,7 @@ class LocalNode:
     ) -> Steps[_listener.TailnetListener]:
         """Make a listener."""
         deadline = _ops.deadline_of(timeout)
-        with self._or_closed():
+        with self.or_closed():
             return (yield from _listener.listen(self, address_text(address), backlog, deadline))
 
     def dial(
@@ -287,7 +287,7 @@ class LocalNode:
         handle, deadline = self.handle(), _ops.deadline_of(timeout)
         dialing = Fd(TailnetSocket, own=_NOWHERE, peer=_NOWHERE, keeps=self)
         try:
-            with self._or_closed():
+            with self.or_closed():
                 _lib.dial(handle, text, dialing)
                 answer = yield from _ops.answer(dialing, deadline, f"a connection to {text}")
             connection: TailnetSocket = dialing.made
@@ -314,7 +314,7 @@ class LocalNode:
         since, who = self._people.get(text, _NOBODY)
         if who is not None and since == generation:
             return who
-        with self._or_closed():
+        with self.or_closed():
             source = _lib.ask(handle, "whois", {"address": text})
             who = parse_whois((yield from _ops.reply(source, deadline, "who has that address")))
         if len(self._people) >= _MOST_PEOPLE:
@@ -325,7 +325,7 @@ class LocalNode:
     def status(self, timeout: float | None) -> Steps[Status]:
         """Say how the node and its peers are."""
         handle, deadline = self.handle(), _ops.deadline_of(timeout)
-        with self._or_closed():
+        with self.or_closed():
             return parse_status(
                 (yield from _ops.reply(_lib.ask(handle, "status", {}), deadline, "the status"))
             )
@@ -333,7 +333,7 @@ class LocalNode:
     def watch(self) -> _ops.Lines:
         """Open the stream of events."""
         handle = self.handle()
-        with self._or_closed():
+        with self.or_closed():
             return _ops.Lines(_lib.ask(handle, "watch", {}))
 
     def own_ip(self, peer: str | None = None) -> str:

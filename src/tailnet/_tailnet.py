@@ -14,14 +14,15 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
-from . import _ops
+from . import _asking, _ops
+from ._asking import PING_TIMEOUT, PingKind
 from ._listener import TailnetListener
 from ._node import CLOSE_TIMEOUT, LocalNode, OnLogin
 from ._socket import Address, TailnetSocket
 from ._wait import wait
 from .config import TailnetConfig
 from .errors import TailnetClosed
-from .models import Event, IPAddress, Status, WhoIs, parse_event
+from .models import Event, IPAddress, Ping, Status, WhoIs, parse_event
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -300,6 +301,33 @@ class TailnetHandle(HandleBase):
             TailnetClosed: the node was closed.
         """
         return wait(self._node.status(timeout))
+
+    def ping(
+        self,
+        target: WhoIsTarget,
+        *,
+        kind: PingKind = "disco",
+        size: int = 0,
+        timeout: float | None = PING_TIMEOUT,
+    ) -> Ping:
+        """Ask a peer for an answer, and return how long the round trip took.
+
+        Args:
+            target: A peer's name on the tailnet or its IP address, or what whois() takes.
+            kind: "disco" asks Tailscale's code for the path it has; "tsmp" goes through WireGuard
+                and "icmp" through the peer's network stack as well; "peerapi" asks its HTTP API.
+            size: Bytes to which a disco ping is padded, to try a path's MTU; 0 pads nothing.
+            timeout: Seconds; the ping is sent again each second.
+
+        Raises:
+            TailnetTimeout: no answer came.
+            TailnetUnreachable: no peer has that address.
+            TailnetNameError: the tailnet knows no such name.
+            TailnetConfigError: the kind or the size makes no sense, or the target is this node.
+            TailnetNotRunning: the tailscaled behind it is gone, or does not answer.
+            TailnetClosed: the node was closed.
+        """
+        return wait(_asking.ping(self._node, target, kind, size, timeout))
 
     def watch(self) -> Watch:
         """Return what changes, as an iterator of events that starts with how things are.

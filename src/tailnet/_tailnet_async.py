@@ -11,7 +11,8 @@ import socket
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from . import _ops
+from . import _asking, _ops
+from ._asking import PING_TIMEOUT, PingKind
 from ._listener import TailnetListener
 from ._node import CLOSE_TIMEOUT, LocalNode, OnLogin
 from ._socket import Address, TailnetSocket
@@ -25,7 +26,7 @@ from ._tailnet import (
 )
 from ._wait import wait_async
 from .errors import TailnetClosed
-from .models import Event, Status, WhoIs, parse_event
+from .models import Event, Ping, Status, WhoIs, parse_event
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -101,6 +102,17 @@ class AsyncTailnetHandle(HandleBase):
     async def status(self, *, timeout: float | None = None) -> Status:
         """Return the state of the node and its peers; see TailnetHandle.status."""
         return await wait_async(self._node.status(timeout))
+
+    async def ping(
+        self,
+        target: WhoIsTarget,
+        *,
+        kind: PingKind = "disco",
+        size: int = 0,
+        timeout: float | None = PING_TIMEOUT,
+    ) -> Ping:
+        """Ask a peer for an answer; see TailnetHandle.ping."""
+        return await wait_async(_asking.ping(self._node, target, kind, size, timeout))
 
     def watch(self) -> AsyncWatch:
         """Return what changes, as an asynchronous iterator; see TailnetHandle.watch."""

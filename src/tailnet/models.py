@@ -29,6 +29,7 @@ __all__ = [
     "Node",
     "Peer",
     "PeersChanged",
+    "Ping",
     "StateChanged",
     "Status",
     "User",
@@ -163,6 +164,28 @@ class Status(_Model):
     raw: Raw = Field(repr=False)
 
 
+class Ping(_Model):
+    """A peer's answer to a ping.
+
+    Attributes:
+        ip: The address that was pinged.
+        name: The peer's name, as its own node gives it.
+        latency: Seconds of the round trip.
+        endpoint: The "ip:port" that answered directly; "" where a relay carried the ping, and for
+            kinds other than "disco", which do not tell.
+        relay: The code of the DERP region, or the address of the peer relay, that carried it; ""
+            for a direct path, and for kinds other than "disco".
+        url: Of the peer's API, for kind "peerapi"; else "".
+    """
+
+    ip: IPAddress
+    name: str
+    latency: float
+    endpoint: str
+    relay: str
+    url: str
+
+
 class StateChanged(_Model):
     """The node came to another state, as in `Status.state`."""
 
@@ -284,6 +307,11 @@ def parse_status(document: Raw) -> Status:
     )
 
 
+def parse_ping(document: Raw) -> Ping:
+    """Make the model of a ping's answer."""
+    return Ping.model_validate(document)
+
+
 def _peer(document: Raw) -> Peer:
     return Peer.model_validate(
         {
@@ -338,7 +366,7 @@ _EVENTS: Mapping[str, Callable[[Raw], Event]] = {
 
 
 def parse_event(document: Raw) -> Event:
-    """Make the event of one line of tailnet_watch."""
+    """Make the event of one line of the operation "watch"."""
     if "lost" in document:
         return EventsLost(count=document["lost"])
     return _EVENTS[document["type"]](document)

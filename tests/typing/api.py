@@ -145,6 +145,7 @@ def uses(tn: TailnetHandle) -> None:
     assert_type(tn.whois("100.64.0.7", timeout=1), models.WhoIs)
     assert_type(tn.whois(tn.ip), models.WhoIs)
     assert_type(tn.status(timeout=1), models.Status)
+    assert_type(tn.ping("api", kind="tsmp", timeout=1), models.Ping)
     assert_type(tn.close(timeout=1), None)
 
 
@@ -242,6 +243,7 @@ async def uses_async(tn: AsyncTailnetHandle) -> None:
     assert_type(await tn.whois(writer), models.WhoIs)
     assert_type(await tn.whois(("100.64.0.7", 80), timeout=1), models.WhoIs)
     assert_type(await tn.status(timeout=1), models.Status)
+    assert_type(await tn.ping("api", kind="tsmp", timeout=1), models.Ping)
     await tn.close(timeout=1)
 
 
