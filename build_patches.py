@@ -257,6 +257,31 @@ PATCHES = [
         "\th.resetToSynRcvd(isn, irs, opts, deferAccept)\n"
         "\th.retransmitTimer.maxTimeout = 4 * time.Second\n\treturn h\n",
     ),
+    # Who links Taildrop in receives files: those of the same user's other nodes, without a word, up
+    # to the last byte of the disk. With the first patch a program can say of each node whether it
+    # has a directory for them (go/internal/node/taildrop.go); with the second, a node that has none
+    # refuses (403), where Tailscale has an internal error. tests/test_taildrop.py has the case.
+    Patch(
+        "tailscale.com",
+        "feature/taildrop/ext.go",
+        "// fileRoot returns where to store Taildrop files for the given user and whether\n",
+        "// Receives, where a program sets it, says which nodes receive files.\n"
+        "var Receives func(ipnext.SafeBackend) bool\n\n"
+        "// fileRoot returns where to store Taildrop files for the given user and whether\n",
+    ),
+    Patch(
+        "tailscale.com",
+        "feature/taildrop/ext.go",
+        '\tif v := e.directFileRoot; v != "" {\n',
+        '\tif Receives != nil && !Receives(e.sb) {\n\t\treturn "", false\n\t}\n'
+        '\tif v := e.directFileRoot; v != "" {\n',
+    ),
+    Patch(
+        "tailscale.com",
+        "feature/taildrop/peerapi.go",
+        '\t\thttp.Error(w, "failed to get taildrop manager", http.StatusInternalServerError)\n',
+        "\t\thttp.Error(w, ErrNoTaildrop.Error(), http.StatusForbidden)\n",
+    ),
     # tsnet asks for the program's path, and does not start where /proc/self/exe is missing: in a
     # chroot, in a container without /proc. It takes from it a hostname and a state directory, which
     # this library always gives. The patch lets Linux do without, as other systems already may.

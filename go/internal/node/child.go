@@ -145,11 +145,12 @@ func childEnv(logs string) []string {
 	env := []string{
 		"TS_PARENT_DEATH_FD=" + strconv.Itoa(aliveFD), // tailscaled.go: it exits when the pipe is closed
 		"TS_LOGS_DIR=" + logs,                         // else it finds the machine's own
+		"TS_DISABLE_TAILDROP=true",                    // as in this process (taildrop.go)
 	}
 	for _, kv := range os.Environ() {
 		name, _, _ := strings.Cut(kv, "=")
 		switch name {
-		case "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID", "TS_PARENT_DEATH_FD",
+		case "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID", "TS_PARENT_DEATH_FD", "TS_DISABLE_TAILDROP",
 			"TS_LOGS_DIR", "STATE_DIRECTORY":
 		default:
 			env = append(env, kv)

@@ -14,8 +14,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"tailscale.com/client/local"
-	_ "tailscale.com/feature/capture"  // tsnet has neither of the two;
-	_ "tailscale.com/feature/taildrop" // docs/packaging.md says who may send files then
+	_ "tailscale.com/feature/capture" // begun by the LocalAPI alone, which is in this process
 	"tailscale.com/ipn"
 	"tailscale.com/ipn/store/mem"
 	"tailscale.com/tsnet"
