@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,7 @@ from tailnet import (
 )
 from tailnet.testing import Testnet
 from tests.conftest import WAIT, acquaint, eventually, nothing_left
+from tests.faces import Async, Face
 from tests.test_listener import is_taken, wait_in_accept, waits
 from tests.threads import Pool
 
@@ -109,6 +111,25 @@ def test_close_0_resets(net: Testnet, server: TailnetHandle) -> None:
             tn.close(0)
             with pytest.raises(ConnectionResetError):
                 far.recv(1)
+
+
+def test_close_0_waits_for_nothing(
+    net: Testnet, server: TailnetHandle, face: Face, caplog: pytest.LogCaptureFixture
+) -> None:
+    """close(timeout=0) of either object returns at once, and says that connections were cut off."""
+    with server.listen(":80") as listener:
+        for what in ("the Tailnet", "the handle"):
+            tailnet = face.tailnet(net.config("hasty"))
+            node: Any = face.up(tailnet)  # type: ignore[arg-type]
+            with contextlib.closing(node.dial(listener.getsockname())), listener.accept()[0]:
+                closes: Any = tailnet if what == "the Tailnet" else node.handle
+                began = time.monotonic()
+                closing = closes.close(timeout=0)
+                if isinstance(face, Async):
+                    face.run(closing)
+                assert time.monotonic() - began < 1, what  # without it, 3 s
+            assert "[hasty] connections were cut off after 0.0 s of closing" in caplog.text
+            caplog.clear()
 
 
 @pytest.mark.parametrize("says", [b"", b"hello"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import socket
 import stat
@@ -441,6 +442,31 @@ def test_an_outage_that_ends_is_survived(face: Face) -> None:
         with joining(face, net, "survivor", retry=RetryPolicy(first_delay=0.3)) as tailnet:
             threading.Timer(0.5, net.control.fault, ["none"]).start()
             assert up(face, tailnet, timeout=30).hostname == "survivor"
+
+
+def documents(secret: str) -> list[str]:
+    """Return what this process holds under a SecretStr that contains a secret, beside that."""
+    found = [each for each in gc.get_objects() if type(each) is SecretStr]
+    values = [each.get_secret_value() for each in found]
+    return [value for value in values if secret in value and value != secret]
+
+
+def test_no_document_with_secrets_stays() -> None:
+    """What the library is given, with every secret, is forgotten once it joined, or was closed."""
+    with Testnet(require_approval=True) as net:
+        assert not documents(net.auth_key)
+        with contextlib.closing(net.tailnet("joins")) as tailnet:
+            with pytest.raises(TailnetApprovalRequired):
+                tailnet.up()
+            assert documents(net.auth_key), "the pending node is compared with it"
+            net.control.approve()
+            tailnet.up(timeout=20)
+            assert not documents(net.auth_key)
+        failed = net.tailnet("fails")
+        with pytest.raises(TailnetApprovalRequired):
+            failed.up()
+        failed.close()
+        assert not documents(net.auth_key)
 
 
 @pytest.mark.parametrize(

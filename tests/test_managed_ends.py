@@ -21,6 +21,7 @@ from tests.conftest import eventually
 from tests.daemon import stopped
 from tests.faces import Face
 from tests.managed import daemons, managed, no_child_left, program, read
+from tests.test_listener import waits
 from tests.threads import Pool
 from tests.waiting import sits_in
 
@@ -109,10 +110,14 @@ def test_8_mib_10_times_of_10(face: Face, net: Testnet, client: TailnetHandle) -
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_it_dies(face: Any, net: Testnet, how: signal.Signals) -> None:
-    """watch() and calls say so, accept is woken, close() is quick, a new one works."""
+    """watch() and calls say so, who sits in accept is woken, close() is quick."""
     with managed(face, net, f"mortal-{face.name}") as tailnet, contextlib.ExitStack() as closing:
         node = face.up(tailnet)
+        pool = closing.enter_context(Pool(1))
         listener = closing.enter_context(contextlib.closing(node.listen(":80")))
+        accepting = pool.submit(listener.accept, None)
+        at_it = face._tasks if face.name == "asyncio" else lambda: all(map(waits, pool.threads))
+        eventually("somebody sits in accept", at_it)
         watch = node.handle.watch()
         closing.callback(watch.close)
 
@@ -123,6 +128,8 @@ def test_it_dies(face: Any, net: Testnet, how: signal.Signals) -> None:
         eventually("it runs", lambda: said("Running"))
         os.kill(daemons().pop(), how)
         eventually("it does not", lambda: said("NoState"), 1)
+        with pytest.raises(ConnectionAbortedError, match="this listener or its node was closed"):
+            accepting.result(1)
         for call in (node.status, lambda: node.dial("x:1"), lambda: node.listen(":81")):
             started = time.monotonic()
             with pytest.raises(TailnetNotRunning, match=r"ended.*(killed|without an error)"):

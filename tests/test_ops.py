@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -173,6 +174,20 @@ def test_late_reply_is_cancelled(run: Run, pair: Pair) -> None:
         run(_ops.reply(fd, soon(), "a connection to api:80"))
     assert go.recv(1) == b""
     assert fd.fileno() == -1
+
+
+@pytest.mark.parametrize("read", [_ops.reply, _ops.answer])
+def test_half_a_reply_is_waited_for_until_the_deadline(
+    read: Callable[..., Steps[Any]], run: Run, pair: Pair
+) -> None:
+    """A line that stops in the middle is no answer: the wait sleeps, and ends at the deadline."""
+    fd, go = pair
+    send(go, b'{"ok": "half')
+    began, work = time.monotonic(), time.thread_time()
+    with pytest.raises(TailnetTimeout, match=r"^timed out waiting for the rest$"):
+        run(read(fd, soon(0.3), "the rest"))
+    assert 0.3 <= time.monotonic() - began < 5
+    assert time.thread_time() - work < 0.2  # and does not look for it again and again
 
 
 @pytest.mark.parametrize("give_up", GIVE_UP, ids=["late", "interrupted", "dropped"])

@@ -85,6 +85,32 @@ def test_next(tailnet_node):
     result.stdout.fnmatch_lines("FAILED *::test_leaks - Failed: left open: node 'api'*")
 
 
+@pytest.mark.parametrize("cycle", [False, True], ids=["dropped", "in a cycle"])
+def test_a_forgotten_connection_fails_its_test(pytester: pytest.Pytester, cycle: bool) -> None:
+    """A connection that is dropped without being closed fails the test, though Python closes it."""
+    result = project(
+        pytester,
+        f"""
+import gc
+gc.disable()  # a collection would find the cycle at any time
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestWarning")
+def test_leaks(tailnet_node, tailnet_factory):
+    with tailnet_node.listen(":80"):
+        held = [tailnet_factory("x").dial("node:80")]
+        if {cycle}:
+            held.append(held)
+
+def test_next(tailnet_node):
+    pass
+""",
+    )
+    result.assert_outcomes(**({"passed": 2, "errors": 1} if cycle else {"passed": 1, "failed": 1}))
+    result.stdout.fnmatch_lines(
+        "*left open: fd * -> socket:* (<TailnetSocket *; nobody holds it any more)*"
+    )
+
+
 @pytest.mark.parametrize(
     ("left", "said"),
     [

@@ -233,6 +233,7 @@ class LocalNode:
 
     def _leave(self, timeout: float) -> Fd | None:
         handle, self._handle = self._handle, 0
+        self._document = None
         _live.discard(self)
         try:
             leaving = _lib.node_close(handle, timeout)
