@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import importlib.util
 import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -13,8 +17,10 @@ from types import ModuleType
 
 import pytest
 
+from tailnet import TailnetRefused
 from tailnet.testing import Testnet
 from tests.threads import finished, started
+from tests.waiting import WAIT, eventually
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "oauth_proxy" / "proxy.py"
 
@@ -46,7 +52,14 @@ def upstream() -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Echo) as server:
+    with serving(Echo) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Run an HTTP server and return its URL."""
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
         thread = started(server.serve_forever)
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
@@ -160,3 +173,54 @@ def test_an_absent_tailscaled_is_told_from_the_other_two(
             tailscaled_socket=str(tmp_path / "none"),
         )
         assert walk(example, path) == (["ConnectingTailnet", "Stopping"], os.EX_UNAVAILABLE)
+
+
+def test_sigterm_stops_it_when_it_has_answered(tmp_path: Path) -> None:
+    """As a program: the request under way is answered, then it walks to Stopping and exits 143."""
+    asked, released = threading.Event(), threading.Event()
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.set()
+            assert released.wait(WAIT)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"late")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    def refused() -> bool:
+        try:
+            caller.dial("stopped:80", timeout=WAIT).close()
+        except TailnetRefused:
+            return True
+        return False
+
+    with serving(Slow) as upstream, Testnet() as net, net.tailnet("caller") as caller:
+        (tmp_path / "auth.key").write_text(net.auth_key + "\n")
+        path = write_config(
+            tmp_path,
+            upstream,
+            hostname="stopped",
+            control_url=net.url,
+            auth_key_file="auth.key",
+            ephemeral=True,
+        )
+        with subprocess.Popen(
+            [sys.executable, EXAMPLE, path], stderr=subprocess.PIPE, text=True
+        ) as program:
+            assert program.stderr is not None
+            assert any("Running" in line for line in program.stderr)
+            eventually("they met", lambda: "stopped" in {p.hostname for p in caller.status().peers})
+            with caller.dial("stopped:80", timeout=WAIT) as conn, conn.makefile("rb") as answer:
+                conn.settimeout(WAIT)
+                conn.sendall(b"GET /late HTTP/1.1\r\n\r\n")
+                assert asked.wait(WAIT)
+                program.terminate()
+                eventually("it accepts no more", refused)
+                released.set()
+                assert answer.read().endswith(b"late")
+            _, err = program.communicate(timeout=WAIT)
+        assert program.returncode == 128 + signal.SIGTERM
+        assert err.endswith("Stopping\n")

@@ -98,9 +98,16 @@ ASYNC_CLIENT = """
 """
 
 
-@pytest.mark.parametrize("client_code", [CLIENT, ASYNC_CLIENT], ids=["sync", "asyncio"])
-def test_a_killed_peer_is_a_reset(own_net: Testnet, client_code: str) -> None:
-    """A peer that is gone without a word shows as ConnectionResetError, not as an end."""
+@pytest.mark.parametrize(
+    ("client_code", "signum"),
+    [(CLIENT, signal.SIGKILL), (ASYNC_CLIENT, signal.SIGKILL), (CLIENT, signal.SIGTERM)],
+    ids=["sync", "asyncio", "terminated"],
+)
+def test_a_killed_peer_is_a_reset(own_net: Testnet, client_code: str, signum: int) -> None:
+    """A peer that is gone without a word shows as ConnectionResetError, not as an end.
+
+    So is one that SIGTERM ends, where nothing handles that.
+    """
     keepalive = {"TS_NETSTACK_KEEPALIVE_IDLE": "300ms", "TS_NETSTACK_KEEPALIVE_INTERVAL": "200ms"}
     with start(own_net, SERVER) as server:
         assert server.stdout is not None
@@ -108,7 +115,7 @@ def test_a_killed_peer_is_a_reset(own_net: Testnet, client_code: str) -> None:
         with start(own_net, client_code, SERVER=ip, **keepalive) as client:
             assert client.stdout is not None
             assert client.stdout.readline() == "talking\n"
-            server.kill()
+            server.send_signal(signum)
             out, err = client.communicate(timeout=60)
     assert out.startswith(f"reset [Errno 104] connection with {ip} port 80"), out
     assert err == ""

@@ -13,10 +13,10 @@ and it waits in ConnectingTailnet until it has the handle. Run it as
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 import os
-import signal
 import socketserver
 import sys
 import threading
@@ -25,7 +25,6 @@ import urllib.request
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 if sys.version_info >= (3, 11):
@@ -41,6 +40,7 @@ from tailnet import (
     TailnetConnectError,
     TailnetHandle,
     TailnetNotRunning,
+    graceful,
 )
 
 log = logging.getLogger("oauth_proxy")
@@ -56,9 +56,10 @@ class State(enum.Enum):
 
 
 class Server(socketserver.ThreadingMixIn, HTTPServer):
-    """A thread for each connection, on a listening socket that is given."""
+    """A thread for each connection, on a listening socket that is given.
 
-    daemon_threads = True
+    Closing it waits for these threads, so that every request is answered.
+    """
 
 
 class Service:
@@ -104,17 +105,22 @@ class Service:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         self.on_state(State.RUNNING)
-        self.stop_requested.wait()
-        server.shutdown()
-        thread.join()
+        try:
+            self.stop_requested.wait()
+        finally:
+            server.shutdown()
+            thread.join()
+            server.server_close()
 
-    def stop(self, signum: int = 0, frame: FrameType | None = None) -> None:
-        """Leave Running; usable as a signal handler."""
+    def stop(self) -> None:
+        """Leave Running, as SIGTERM and Ctrl-C do."""
         self.stop_requested.set()
 
 
 class Forward(BaseHTTPRequestHandler):
     """One request, passed on with the token and the caller's name."""
+
+    timeout = 10  # seconds for a caller to send a request, and to take some of the answer
 
     def __init__(self, service: Service, tn: TailnetHandle, *args: Any) -> None:
         self.service, self.tn = service, tn
@@ -153,9 +159,9 @@ def main() -> int:
     except (OSError, ValueError) as e:  # a TailnetConfigError is a ValueError
         log.error("the configuration cannot be used: %s", e)
         return os.EX_CONFIG
-    signal.signal(signal.SIGTERM, service.stop)
-    signal.signal(signal.SIGINT, service.stop)
-    return service.run()
+    with graceful(), contextlib.suppress(KeyboardInterrupt):
+        return service.run()
+    return 0
 
 
 if __name__ == "__main__":

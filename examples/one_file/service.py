@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 
-from tailnet import Tailnet, TailnetConfig
+from tailnet import Tailnet, TailnetConfig, graceful
 
 
 def main() -> None:
-    """Join, and serve until Ctrl-C."""
-    with contextlib.suppress(KeyboardInterrupt):
+    """Join, and serve until SIGTERM or Ctrl-C."""
+    with graceful(), contextlib.suppress(KeyboardInterrupt):
         serve()
 
 

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 import asyncio
 
-from tailnet import AsyncTailnetHandle, Tailnet, TailnetConfig, TailnetHandle, TailnetListener
+from tailnet import (
+    AsyncTailnetHandle,
+    Tailnet,
+    TailnetConfig,
+    TailnetHandle,
+    TailnetListener,
+    graceful,
+)
 
 
 class NotPoliteError(ValueError):
@@ -45,8 +52,9 @@ async def serve_async(listener: TailnetListener, tn: AsyncTailnetHandle) -> None
 
 
 def main() -> None:
-    """Serve on the tailnet of the auth key."""
-    with Tailnet(TailnetConfig(hostname="greeter")) as tn, tn.listen(":80") as listener:
+    """Serve on the tailnet of the auth key, until SIGTERM or Ctrl-C."""
+    config = TailnetConfig(hostname="greeter")
+    with graceful(), Tailnet(config) as tn, tn.listen(":80") as listener:
         serve(listener, tn)
 
 

@@ -1,13 +1,14 @@
 """Put a Python program on a tailnet: its own hostname, IP and identity; no daemon, no root.
 
-    with Tailnet(TailnetConfig(hostname="api")) as tn:
+    with graceful(), Tailnet(TailnetConfig(hostname="api")) as tn:
         with tn.listen(":443") as listener:
             conn, peer = listener.accept()
             print(tn.whois(conn).user.login)
 
 `Tailnet` is a tailnet not yet joined; entering it gives a `TailnetHandle`, the live connection.
-`AsyncTailnet` and `AsyncTailnetHandle` are the same for asyncio. `tailnet.models` has what they
-answer, `tailnet.testing` an offline tailnet for tests. Importing this starts nothing.
+`AsyncTailnet` and `AsyncTailnetHandle` are the same for asyncio. `graceful()` makes SIGTERM end a
+program as Ctrl-C does. `tailnet.models` has what they answer, `tailnet.testing` an offline tailnet
+for tests. Importing this starts nothing.
 
 Read next: _tailnet.py.
 """
@@ -18,6 +19,7 @@ import logging
 
 from . import models
 from ._listener import TailnetListener
+from ._signals import graceful
 from ._socket import TailnetSocket
 from ._tailnet import Tailnet, TailnetHandle, Watch
 from ._tailnet_async import AsyncTailnet, AsyncTailnetHandle, AsyncWatch
@@ -80,6 +82,7 @@ __all__ = [
     "TailnetUnsupported",
     "Watch",
     "__version__",
+    "graceful",
     "models",
     "versions",
 ]

@@ -212,14 +212,20 @@ class LocalNode:
         if leaving is None:
             return
         try:
-            answer = yield from _ops.reply(leaving, deadline, f"node {self.name!r} to leave")
+            answer = yield from _ops.answer(leaving, deadline, f"node {self.name!r} to leave")
         except TailnetTimeout as e:  # it goes on by itself; the handle is gone
             log.warning("[%s] %s", self.name, e)
+        except TailnetError:
+            raise
+        except BaseException:
+            _leaving.add(leaving)
+            raise
         else:
-            if answer is not None and not answer["drained"]:
+            if not answer["drained"]:
                 log.warning(
                     "[%s] connections were cut off after %.1f s of closing", self.name, timeout
                 )
+        leaving.close()
 
     def start_closing(self, timeout: float) -> Fd | None:
         """Begin to leave; None where there is nothing to wait for."""
@@ -227,6 +233,7 @@ class LocalNode:
             if self._handle:
                 _lib.require_usable()
             return None
+        _forget_left()
         with self._lock:
             self.closed = True
             return self._leave(timeout) if self._handle else None
@@ -437,6 +444,19 @@ def _after(attempts: int, cause: TailnetConnectError) -> TailnetConnectError:
 
 _live: weakref.WeakSet[LocalNode] = weakref.WeakSet()
 
+# The answers to come for closes that were interrupted. They go on in the background, but not beyond
+# the end of the process: an interrupt that ends the program would cut connections off.
+_leaving: set[Fd] = set()
+
+
+def _forget_left() -> None:
+    """Give back the descriptors of interrupted closes that have ended since."""
+    for fd in list(_leaving):
+        with contextlib.suppress(BlockingIOError):
+            fd.receive()
+            _leaving.discard(fd)
+            fd.close()
+
 
 @atexit.register
 def _close_all() -> None:
@@ -445,14 +465,12 @@ def _close_all() -> None:
 
     if not _lib.usable():
         return
-    nodes = list(_live)
-    leaving: list[Fd] = []
-    for node in nodes:
+    for node in list(_live):
         with contextlib.suppress(TailnetError):
             if (fd := node.start_closing(CLOSE_TIMEOUT)) is not None:
-                leaving.append(fd)
+                _leaving.add(fd)
     # With the margin: a daemon that was run for a node must not be killed while it still sends.
     deadline = time.monotonic() + CLOSE_TIMEOUT + _CLOSE_MARGIN
-    for fd in leaving:
+    for fd in _leaving:
         with contextlib.suppress(TailnetError):
             wait(_ops.reply(fd, deadline, "a node to leave"))

@@ -213,8 +213,12 @@ class TailnetSocket(TcpLike):
       Code that reads the descriptor in C (an SSLSocket, uvloop) sees a plain end instead.
     - It waits for a peer that is gone without a word as SO_KEEPALIVE, TCP_KEEPIDLE and so on say;
       see `setsockopt`. They are on to begin with: 60 s idle, then 4 probes, 15 s apart.
-    - Closing it never waits: what was written goes on to the peer, while the node is up. It ends
-      in order, whatever SO_LINGER says.
+    - Closing it never waits: the node goes on to deliver what was written, in order, whatever
+      SO_LINGER says. The node is part of this process: closing it delivers, and so does a normal
+      end of the interpreter, for up to 3 seconds. A process that is killed does not, by SIGKILL or
+      by the default action of SIGTERM, where the kernel's TCP would: bytes that were written last
+      are lost, and the peer hears nothing until its keepalive ends the connection with a reset.
+      `tailnet.graceful()` turns SIGTERM into a normal end.
     - Through a `tailscaled` without a TUN, `shutdown(SHUT_WR)` raises TailnetUnsupported: the
       daemon would drop the answer with it.
     """
@@ -350,7 +354,12 @@ class TailnetSocket(TcpLike):
             raise
 
     def sendall(self, data: Buffer, flags: int = 0) -> None:
-        """Send everything; otherwise as send()."""
+        """Send everything; otherwise as send().
+
+        It returns when this process's node has the data, not when the peer has it. If the process
+        is killed before the node has delivered it, it is lost: see the class, and
+        `tailnet.graceful()`.
+        """
         try:
             super().sendall(data, flags)
         except BrokenPipeError:

@@ -342,7 +342,9 @@ class TailnetHandle(HandleBase):
 
         No connection is accepted from now on; what was written to the open ones is delivered,
         and their peers see them end. After `timeout` seconds those left are cut off. Listeners
-        and watches end. An interrupt does not stop it: it goes on in the background.
+        and watches end. An ephemeral node logs out. An interrupt does not stop it: it goes on in
+        the background, and the interpreter waits for it before it ends. A process killed by SIGKILL
+        or by the default action of SIGTERM does none of this; see `tailnet.graceful()`.
 
         Raises:
             TailnetForked: this is a forked child; the node is its parent's.

@@ -8,6 +8,7 @@ found: mypy fails on one that it does not need.
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import ssl
 from collections.abc import Mapping
@@ -331,6 +332,24 @@ def builtins(error: TailnetRefused, name: TailnetNameError, late: TailnetTimeout
     lookup: LookupError = TailnetPeerNotFound("x", code=Code.NOT_FOUND)
     errors: list[Exception] = [refused, resolved, timeout, config, lookup]
     raise errors[0]
+
+
+# --- signals ---
+
+
+def leave() -> None:
+    """graceful() is a context manager and a decorator, for any signals."""
+    with tailnet.graceful() as nothing:
+        assert_type(nothing, None)
+    with tailnet.graceful(signal.SIGTERM, signal.SIGHUP):
+        pass
+
+    @tailnet.graceful()
+    def main() -> int:
+        return 0
+
+    assert_type(main(), int)
+    tailnet.graceful("SIGTERM")  # type: ignore[arg-type]
 
 
 # --- the offline tailnet ---
