@@ -145,7 +145,7 @@ def node(daemon: Daemon) -> Iterator[TailnetHandle]:
 
 
 def acquaint(*nodes: TailnetHandle) -> None:
-    """Wait until every node knows every other; else the first dial may take seconds."""
+    """Wait until every node has heard of every other; before that, it cannot dial it."""
     for node in nodes:
         others = {other.fqdn for other in nodes} - {node.fqdn}
         eventually("they know each other", lambda: others <= {p.name for p in node.status().peers})  # noqa: B023

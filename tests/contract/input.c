@@ -64,7 +64,7 @@ static const struct document DOCUMENTS[] = {
       {"tailscaled_managed", 'b'}, {"tailscaled_path", 's'}, {"process", 'o'}}},
     {"tailnet_testcontrol_start", "{\"domain\":\"x\"}", control_start, &node, 0,
      {{"auth_key", 's'}, {"require_login", 'b'}, {"require_approval", 'b'}, {"domain", 's'}, {"same_user", 'b'}, {"port", 'w'},
-      {"verbose", 'b'}, {"node_attrs", 'l'}}},
+      {"verbose", 'b'}, {"node_attrs", 'l'}, {"tell_peers_after", 'n'}}},
     {"tailnet_node_up", "{\"wait_for_person\":false,\"known_url\":\"x\"}", tailnet_node_up, &sidecar, 0,
      {{"wait_for_person", 'b'}, {"known_url", 's'}}},
     {"tailnet_listen", "{\"address\":\":80\",\"path\":\"/nowhere\",\"backlog\":1}", listen_, &node, 0,

@@ -36,10 +36,6 @@ import (
 
 const localhost = "127.0.0.1"
 
-// hearing is what a node may take to make a new peer known to its WireGuard: 5 ms on an
-// idle machine.
-const hearing = 25 * time.Millisecond
-
 // Config is the JSON of tailnet_testcontrol_start.
 type Config struct {
 	AuthKey         string `json:"auth_key"`         // the one reusable key; "" lets everybody in
@@ -49,6 +45,8 @@ type Config struct {
 	SameUser        bool   `json:"same_user"`        // one user owns every node, instead of one each
 	Port            int    `json:"port"`             // of the control server; 0 picks one
 	Verbose         bool   `json:"verbose"`          // log to stderr
+
+	TellPeersAfter float64 `json:"tell_peers_after"` // seconds, at the least, from a change to its being told
 
 	NodeAttrs []tailcfg.NodeCapability `json:"node_attrs"` // given to every node, beside the usual ones
 }
@@ -148,6 +146,14 @@ func Start(config []byte) (_ *Control, err error) {
 		}
 		c.server.DefaultNodeCapabilities = &caps
 	}
+	if late := time.Duration(c.config.TellPeersAfter * float64(time.Second)); late > 0 {
+		c.server.HoldMapResponse = func(ctx context.Context) {
+			select {
+			case <-ctx.Done():
+			case <-time.After(late):
+			}
+		}
+	}
 	c.lying = httptest.NewUnstartedServer(c.front)
 	c.lying.Config.ErrorLog = logger.StdLogger(logf)
 	c.lying.StartTLS()
@@ -166,13 +172,27 @@ func (c *Control) startDERP(logf logger.Logf) (port int, err error) {
 		return 0, err
 	}
 	c.derp = derpserver.New(key.NewNode(), logf)
-	c.relay = httptest.NewUnstartedServer(derpserver.Handler(c.derp))
+	c.relay = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c.mu.Lock()
+		derp := c.derp
+		c.mu.Unlock()
+		derpserver.Handler(derp).ServeHTTP(w, r)
+	}))
 	c.relay.Listener.Close()
 	c.relay.Listener = ln
 	c.relay.Config.ErrorLog = logger.StdLogger(logf)
 	c.relay.Config.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){} // DERP hijacks: no HTTP/2
 	c.relay.StartTLS()
 	return ln.Addr().(*net.TCPAddr).Port, nil
+}
+
+// restartRelay ends every connection to the relay, which then knows nobody.
+func (c *Control) restartRelay() {
+	c.mu.Lock()
+	old := c.derp
+	c.derp = derpserver.New(old.PrivateKey(), c.server.Logf)
+	c.mu.Unlock()
+	old.Close()
 }
 
 func derpMap(derpPort, stunPort int) *tailcfg.DERPMap {
@@ -227,9 +247,6 @@ func (c *Control) mapRequest(req *tailcfg.MapRequest) (done func()) {
 	c.mu.Unlock()
 	if fresh {
 		c.welcome(k)
-		// The others have been told of this node when it registered. Until they have heard, its
-		// first packets are dropped, and WireGuard tries again after 5 s only.
-		time.Sleep(hearing)
 	}
 	return func() {
 		c.mu.Lock()

@@ -125,6 +125,9 @@ func (c *Control) Do(_ context.Context, document []byte) (any, error) {
 	case "set_app_caps": // caps
 		c.server.SetGlobalAppCaps(a.Caps)
 		return nil, nil
+	case "restart_relay":
+		c.restartRelay()
+		return nil, nil
 	case "fault": // kind, status, retry_after, message
 		return nil, c.front.set(a.Fault)
 	}

@@ -92,6 +92,8 @@ class ControlServer:
         same_user: One user owns every node, instead of one each.
         port: Of the control server; 0 picks one.
         relay_only: Nodes reach each other through the relay only, never directly.
+        tell_peers_after: Seconds until connected nodes hear of a change to the tailnet, such as a
+            new node. Changes meanwhile are told together, and may take twice as long.
         node_attrs: Node attributes that every node has beside the usual ones, such as
             "only-tcp-443".
         verbose: Whether it logs to stderr.
@@ -107,6 +109,7 @@ class ControlServer:
         same_user: bool = False,
         port: int = 0,
         relay_only: bool = False,
+        tell_peers_after: float = 0.0,
         node_attrs: Sequence[str] = (),
         verbose: bool = False,
     ) -> None:
@@ -117,6 +120,7 @@ class ControlServer:
             "domain": domain,
             "same_user": same_user,
             "port": port,
+            "tell_peers_after": tell_peers_after,
             # What Tailscale has for networks that let nothing else out: no UDP at all.
             "node_attrs": [*node_attrs, *(["only-tcp-443"] if relay_only else [])],
             "verbose": verbose,
@@ -286,6 +290,10 @@ class ControlServer:
             message: What the server says in "reject".
         """
         self._do("fault", kind=kind, status=status, retry_after=retry_after, message=message)
+
+    def restart_relay(self) -> None:
+        """End every connection to the relay, as when its server restarts."""
+        self._do("restart_relay")
 
     # --- the child ----------------------------------------------------------------------------
 
