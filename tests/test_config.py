@@ -46,6 +46,7 @@ REFUSED: list[tuple[Any, ...]] = [
     ),
     ("hostname", KEY, SECRET, f" {SECRET}"),
     ("hostname", "valid string", 5),
+    ("require_hostname", "valid boolean", "maybe"),
     ("auth_key", "must not be empty", "", " "),
     ("auth_key", SPACE, "a b", "a\nb", "a\0"),
     ("client_secret", "must not be empty", ""),
@@ -686,7 +687,7 @@ def test_document_for_the_library() -> None:
         "port": 5, "accept_routes": True, "exit_node": "exit", "advertise_routes": ["10.0.0.0/8"],
         "connect_timeout": 2.5, "allow_host_network": True, "log_level": "debug",
         "tailscaled_socket": "/t", "tailscaled_managed": True, "tailscaled_path": "/d",
-        "trust_state_dir": True,
+        "trust_state_dir": True, "require_hostname": True,
     }  # fmt: skip
     shared = {"TS_DEBUG_X": "1", "https_proxy": "p", "NO_PROXY": "n", "SSL_CERT_FILE": "f"}
     environ = shared | {"TS_AUTHKEY": "t", "TS_CLIENT_SECRET": "t", "TS_HOSTNAME": "t", "PATH": "t"}

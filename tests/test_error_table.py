@@ -399,6 +399,16 @@ UP = [
         note="or to a directory above it; `trust_state_dir` permits it",
     ),
     Row(
+        "another machine has the `hostname`, and `require_hostname=True`",
+        lambda p: (p.up(), p.up(require_hostname=True)),
+        TailnetConfigError,
+        3,
+        'and not "node"',
+        "give another hostname",
+        ValueError,
+        note="the machine is logged out again, and `state_dir` as before",
+    ),
+    Row(
         "there is a FIFO, a link or a device in it",
         special_state,
         TailnetConfigError,

@@ -92,6 +92,7 @@ _LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
 # What is decided where the daemon is set up.
 _OF_THE_NODE = {
     "hostname",
+    "require_hostname",
     "tags",
     "state_dir",
     "trust_state_dir",
@@ -215,6 +216,11 @@ class TailnetConfig(Settings):
         "Default: the program's own name; needed where there is none (python -c, a notebook) or "
         "that of what starts it (uvicorn, celery, pytest). from_env: TS_HOSTNAME.",
     )
+    require_hostname: bool = Field(
+        default=False,
+        description="Whether another name than `hostname`, such as name-1, is an error. A machine "
+        "that was new then logs out, and state_dir is as it was before.",
+    )
     auth_key: SecretStr | None = Field(
         default=None, description="The key to join with. None: TS_AUTHKEY, then auth_key_file."
     )
@@ -300,6 +306,7 @@ class TailnetConfig(Settings):
             self,
             *,
             hostname: str = ...,
+            require_hostname: bool = ...,
             auth_key: str | SecretStr | None = ...,
             auth_key_file: str | Path | None = ...,
             client_secret: str | SecretStr | None = ...,
@@ -581,6 +588,7 @@ class TailnetConfig(Settings):
         return {
             "backend": self.backend,
             "hostname": self.hostname or self.called(),
+            "require_hostname": self.require_hostname,
             "auth_key": self.resolved_auth_key(environ),
             "client_secret": secret,
             "tags": list(self.tags),

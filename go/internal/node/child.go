@@ -32,6 +32,7 @@ type child struct {
 	alive   *os.File // the daemon ends when nobody holds this any more
 	lock    *os.File
 	scratch string
+	before  *trace
 	state   hold // the state directory
 	done    chan struct{}
 	said    chan struct{} // closed when its last line has been read
@@ -89,13 +90,16 @@ func startChild(c *Config, log *logger) (_ *child, err error) {
 		return nil, err
 	}
 	k.socket = filepath.Join(k.scratch, "tailscaled.sock")
+	k.before = traced("")
 	args := []string{"--tun=userspace-networking", "--socket=" + k.socket, "--port=" + strconv.Itoa(int(c.Port))}
 	if c.Ephemeral || c.StateDir == "" {
 		args = append(args, "--state=mem:", "--statedir="+k.scratch)
 	} else {
+		k.before = traced(c.StateDir)
 		if k.state, err = holdState(c); err != nil {
 			return nil, err
 		}
+		k.before.read()
 		args = append(args, "--statedir="+c.StateDir)
 	}
 	if !c.Process.LogUpload {
@@ -251,6 +255,7 @@ func (k *child) release() {
 	if k.alive != nil {
 		k.alive.Close()
 	}
+	k.before.undo()
 	k.state.release()
 	if k.scratch != "" {
 		os.RemoveAll(k.scratch)

@@ -24,6 +24,7 @@ import (
 type Config struct {
 	Backend          string   `json:"backend"`
 	Hostname         string   `json:"hostname"`
+	RequireHostname  bool     `json:"require_hostname"` // another name is an error
 	AuthKey          string   `json:"auth_key"`
 	ClientSecret     string   `json:"client_secret"`
 	Tags             []string `json:"tags"`

@@ -45,6 +45,7 @@ type server struct {
 	ts      *tsnet.Server
 	idle    *http.Transport // of local, to let go of its connections
 	stack   *netstack.Impl
+	before  *trace
 	held    hold   // the state directory, or the scratch one
 	scratch string // a temporary directory of ours, or ""
 }
@@ -66,7 +67,7 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 	if err := checkFamilies(); err != nil {
 		return nil, err
 	}
-	s := &server{session: newSession(), log: e.log}
+	s := &server{session: newSession(), log: e.log, before: traced(e.cfg.StateDir)}
 	s.whyNot = s.notRunning
 	defer func() {
 		if err != nil {
@@ -111,6 +112,7 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 	} else if s.held, err = holdState(e.cfg); err != nil {
 		return nil, err
 	}
+	s.before.read()
 	started := make(chan error, 1)
 	bridge.Go(func() { started <- s.ts.Start() }) // with a client secret it asks the vendor's API, with no limit
 	select {
@@ -190,6 +192,7 @@ func (s *server) stop() {
 }
 
 func (s *server) release() {
+	s.before.undo()
 	s.held.release()
 	s.held = nil
 	if s.scratch != "" {

@@ -61,6 +61,11 @@ func (l *life) join(ctx context.Context, args UpArgs) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
+	if l.child != nil {
+		if err := l.named(ctx, l.cfg, id, l.child.before, l.log); err != nil {
+			return nil, err
+		}
+	}
 	id.ControlURL = cmp.Or(prefs.ControlURL, ipn.DefaultControlURL)
 	l.tun, l.node = st.TUN, string(st.Self.ID)
 	l.serve.init(l.session, l.log)

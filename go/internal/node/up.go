@@ -54,6 +54,9 @@ func (e *embedded) join(ctx context.Context, s *server, args UpArgs) (*Identity,
 	if err != nil {
 		return nil, err
 	}
+	if err := s.named(ctx, e.cfg, id, s.before, e.log); err != nil {
+		return nil, err
+	}
 	id.ControlURL = cmp.Or(e.cfg.ControlURL, ipn.DefaultControlURL)
 	e.mu.Lock()
 	s.joined(id)

@@ -80,7 +80,7 @@ func Start(config []byte) (_ *Control, err error) {
 		config: Config{Domain: "offline.ts.net"},
 		polls:  map[key.NodePublic]int{},
 		met:    map[key.NodePublic]bool{},
-		keys:   keys{used: map[string]bool{}, requested: map[key.NodePublic][]string{}},
+		keys:   keys{used: map[string]bool{}, requested: map[key.NodePublic][]string{}, left: map[key.NodePublic]bool{}},
 	}
 	if err := unmarshal(config, &c.config); err != nil {
 		return nil, err

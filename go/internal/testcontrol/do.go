@@ -138,6 +138,9 @@ func (c *Control) nodes() []Node {
 	logins := c.logins()
 	nodes := []Node{}
 	for _, n := range c.server.AllNodes() {
+		if c.hasLeft(n.Key) {
+			continue
+		}
 		v := Node{
 			ID: string(n.StableID), Key: n.Key.String(), Name: strings.TrimSuffix(n.Name, "."), IPs: []netip.Addr{},
 			Login: logins[n.User], Tags: append([]string{}, n.Tags...),

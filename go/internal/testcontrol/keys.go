@@ -3,6 +3,7 @@ package testcontrol
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
@@ -13,6 +14,7 @@ import (
 // key, or one for one use that nobody has used.
 type keys struct {
 	used      map[string]bool             // the one-time keys: whether each was used
+	left      map[key.NodePublic]bool     // whether each has logged out
 	requested map[key.NodePublic][]string // tags that a registration has asked for, until granted
 	grantable *[]string                   // the only tags that may be asked for; nil: any
 }
@@ -22,6 +24,10 @@ func (c *Control) register(machine key.MachinePublic, req *tailcfg.RegisterReque
 	if refusal := c.front.refusal(); refusal != "" {
 		return refusal
 	}
+	leaves := !req.Expiry.IsZero() && req.Expiry.Before(time.Now()) // how a node logs out
+	c.mu.Lock()
+	c.keys.left[req.NodeKey] = leaves
+	c.mu.Unlock()
 	if n := c.server.Node(req.NodeKey); n != nil && n.Machine == machine {
 		return ""
 	}
@@ -76,4 +82,12 @@ func (c *Control) grant(k key.NodePublic) {
 	hostinfo.RequestTags = tags // or the next request would look like one for other tags
 	n.Hostinfo = hostinfo.View()
 	c.server.UpdateNode(n)
+}
+
+// hasLeft reports whether a node has logged out, as ephemeral ones do when they end. testcontrol
+// never forgets a node; Tailscale's control server does then, where it was an ephemeral one.
+func (c *Control) hasLeft(k key.NodePublic) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.keys.left[k]
 }

@@ -213,7 +213,11 @@ class ControlServer:
     # --- what a person, an admin or a broken network does --------------------------------------
 
     def nodes(self) -> tuple[TestNode, ...]:
-        """Return every node that ever joined."""
+        """Return every node that has joined and has not logged out.
+
+        Ephemeral nodes log out when they are closed. Tailscale's control server keeps another one
+        that logs out, as expired.
+        """
         return tuple(TestNode(**node) for node in self._do("nodes"))
 
     def complete_login(self, url: str) -> None:
