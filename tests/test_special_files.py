@@ -107,4 +107,4 @@ def test_a_file_may_lie_about_its_size(tmp_path: Path) -> None:
     path = tmp_path / "key"
     says = endless(path)
     with pytest.raises(TailnetConfigError, match=f"auth_key_file: cannot read {path}: {says}"):
-        TailnetConfig(auth_key_file=path).to_native({})
+        TailnetConfig(hostname="n", auth_key_file=path).to_native({})

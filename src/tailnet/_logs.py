@@ -14,6 +14,7 @@ import logging
 import threading
 
 from . import _lib, _ops, _wait
+from ._text import printable
 
 log = logging.getLogger("tailnet")
 
@@ -57,7 +58,8 @@ def _pass_on(lines: _ops.Lines) -> None:
         if "lost" in line:
             log.warning("%d log lines were dropped: the handlers are too slow", line["lost"])
         else:
-            log.log(_LEVELS[line["level"]], "[%s] %s", line["node"], line["message"])
+            node, message = printable(line["node"]), printable(line["message"])
+            log.log(_LEVELS[line["level"]], "[%s] %s", node, message)
 
 
 reader = _Reader()

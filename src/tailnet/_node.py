@@ -35,8 +35,9 @@ from pydantic import SecretStr
 
 from . import _lib, _listener, _logs, _ops, _scratch
 from ._fd import Fd
-from ._settings import without_frames
+from ._settings import way_in
 from ._socket import TailnetSocket, parse_address, parse_peer_name
+from ._text import printable, quoted
 from ._wait import Call, Steps
 from .config import TailnetConfig
 from .errors import (
@@ -111,7 +112,9 @@ class LocalNode:
         """Join, with retries."""
         deadline = _ops.deadline_of(timeout)
         if on_login is not None and not callable(on_login):
-            raise TailnetConfigError(f"on_login: want a function of the URL, and not {on_login!r}")
+            raise TailnetConfigError(
+                f"on_login: want a function of the URL, and not {quoted(on_login)}"
+            )
         args = {"wait_for_person": on_login is not None, "known_url": ""}
         policy = self.config.retry
         cause: TailnetConnectError | None = None
@@ -156,7 +159,7 @@ class LocalNode:
             answer = yield from _ops.reply(
                 _lib.node_up(handle, args), deadline, f"node {self.name!r} to join the tailnet"
             )
-        self.hostname, self.fqdn = answer["hostname"], answer["fqdn"]
+        self.hostname, self.fqdn = printable(answer["hostname"]), printable(answer["fqdn"])
         self.ips = tuple(ipaddress.ip_address(ip) for ip in answer["ips"])
         self._own_ips = {ip.version: str(ip) for ip in reversed(self.ips)}  # the first of each
         self.joined = True
@@ -367,7 +370,9 @@ def address_text(address: Any) -> str:
     if isinstance(address, str):
         return address
     match address:
-        case (str() | ipaddress.IPv4Address() | ipaddress.IPv6Address() as host, int(port), *_):
+        case (str() | ipaddress.IPv4Address() | ipaddress.IPv6Address() as host, int(port), *_) if (
+            port.bit_length() < 64  # else it cannot even be written
+        ):
             host = str(host)
             return f"[{host}]:{port}" if ":" in host and "/" not in host else f"{host}:{port}"
         case (str() | ipaddress.IPv4Address() | ipaddress.IPv6Address() as host, str() as port, *_):
@@ -380,7 +385,7 @@ def address_text(address: Any) -> str:
         case _:
             help_ = ""
     raise TailnetConfigError(
-        f'address {address!r}: want "host:port" or (host, port), a text and a number{help_}'
+        f'address {quoted(address)}: want "host:port" or (host, port), a text and a number{help_}'
     )
 
 
@@ -406,7 +411,9 @@ def target_text(target: Any) -> str:
         pair = cast("tuple[Any, ...]", target)
         address_text(pair)  # for its error
         return str(pair[0])
-    raise TailnetConfigError(f"whois: {target!r} is no address of the tailnet, and no connection")
+    raise TailnetConfigError(
+        f"whois: {quoted(target)} is no address of the tailnet, and no connection"
+    )
 
 
 def _peer_of(connection: socket.socket) -> object:
@@ -423,9 +430,10 @@ def _peer_of(connection: socket.socket) -> object:
     raise TailnetConfigError(problem)
 
 
+@way_in
 def _document(config: TailnetConfig) -> SecretStr:
     """Return the document of tailnet_node_new, so that who shows variables shows no key."""
-    return without_frames(lambda: SecretStr(json.dumps(config.to_native())))
+    return SecretStr(json.dumps(config.to_native()))
 
 
 def _closed(node: LocalNode) -> TailnetClosed:

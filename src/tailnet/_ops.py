@@ -10,13 +10,13 @@ Rules of this file:
 from __future__ import annotations
 
 import json
-import math
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 from ._fd import Fd
+from ._text import quoted
 from ._wait import Steps, Wait
 from .errors import (
     TailnetClosed,
@@ -28,17 +28,19 @@ from .errors import (
 
 
 def deadline_of(timeout: float | None) -> float | None:
-    """Turn seconds from now into a deadline of the monotonic clock; None, or inf, is never.
+    """Turn seconds from now into a deadline of the monotonic clock; None, or centuries, is never.
 
     Raises:
         TailnetConfigError: it is no number of seconds.
     """
-    if timeout is None or timeout == math.inf:
+    if timeout is None:
         return None
     number: Any = timeout  # from callers who may not check types
     if not isinstance(number, (int, float)) or not number >= 0:  # nan is not
-        raise TailnetConfigError(f"timeout: want seconds, at least 0, or None, and not {timeout!r}")
-    return time.monotonic() + timeout
+        raise TailnetConfigError(
+            f"timeout: want seconds, at least 0, or None, and not {quoted(number)}"
+        )
+    return None if timeout > threading.TIMEOUT_MAX else time.monotonic() + timeout
 
 
 def sleep(seconds: float, deadline: float | None) -> Steps[bool]:

@@ -7,8 +7,10 @@ even as the cause or the context of ours. What users fill in is in config.py and
 from __future__ import annotations
 
 import difflib
+import functools
+import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -17,7 +19,50 @@ from .errors import TailnetConfigError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+# One that is the whole value, or somewhere in it: tskey-auth-..., hskey-auth-... and others.
+_KEY = re.compile(r"^(ts|hs)key-|(ts|hs)key-[a-z]+-\w{6}", re.IGNORECASE)
+
+
+def looks_like_key(text: str) -> bool:
+    """Report whether a key of Tailscale or headscale is in a text that would be shown."""
+    return _KEY.search(text) is not None
+
+
+def way_in(function: Callable[P, T]) -> Callable[P, T]:
+    """Make a TailnetConfigError of whatever a function raises, and leave its frames behind.
+
+    Crash reporters send away the variables of a traceback's frames, which hold keys here.
+    """
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except BaseException as e:  # noqa: BLE001 - Ctrl-C too is reported with its frames
+            error = _bare(e)
+        del args, kwargs  # of this frame, which stays
+        raise error
+
+    return checked
+
+
+def _bare(error: BaseException) -> BaseException:
+    """Return what to raise for an error: one without frames, and without what led to it."""
+    bare: BaseException = error
+    if isinstance(error, OSError) and not isinstance(error, TailnetConfigError):
+        help_ = "let this user use it"
+        if isinstance(error, FileNotFoundError):
+            help_ = "is the working directory gone, that a relative path starts from?"
+        bare = TailnetConfigError(f"a path cannot be used: {error}; {help_}")
+    elif isinstance(error, Exception) and not isinstance(error, TailnetConfigError):
+        # Its own text may quote what was given, and that may be a key.
+        kind = type(error).__name__
+        bare = TailnetConfigError(f"what was given cannot be used as a configuration ({kind})")
+    bare.__cause__ = bare.__context__ = None
+    return bare.with_traceback(None)
 
 
 class Settings(BaseModel):
@@ -27,31 +72,43 @@ class Settings(BaseModel):
         frozen=True, extra="forbid", hide_input_in_errors=True, str_strip_whitespace=True
     )
 
-    def __init__(self, *nothing: Any, **fields: Any) -> None:
+    @way_in
+    def __init__(self, /, *nothing: Any, **fields: Any) -> None:
         if nothing:
             raise TailnetConfigError(f"{type(self).__name__} takes fields by name only")
         _checked(type(self), lambda: super(Settings, self).__init__(**fields))
 
     @classmethod
+    @way_in
     def model_validate(cls, obj: Any, **kwargs: Any) -> Self:
         """Validate a mapping."""
         return _checked(cls, lambda: super(Settings, cls).model_validate(obj, **kwargs))
 
     @classmethod
+    @way_in
     def model_validate_json(cls, json_data: str | bytes | bytearray, **kwargs: Any) -> Self:
         """Validate a JSON object."""
         return _checked(cls, lambda: super(Settings, cls).model_validate_json(json_data, **kwargs))
 
     @classmethod
+    @way_in
     def model_validate_strings(cls, obj: Any, **kwargs: Any) -> Self:
         """Validate a mapping of strings."""
         return _checked(cls, lambda: super(Settings, cls).model_validate_strings(obj, **kwargs))
 
+    @way_in
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with some fields changed, validated as any other."""
         del deep  # everything in it is immutable
         fields = {name: getattr(self, name) for name in self.model_fields_set}
         return type(self)(**{**fields, **(update or {})})
+
+    @classmethod
+    @way_in
+    def model_construct(cls, _fields_set: set[str] | None = None, **values: Any) -> Self:
+        """Validate like every other way in."""
+        del _fields_set
+        return cls(**values)
 
     if not TYPE_CHECKING:  # for checkers, `frozen` says it
 
@@ -60,23 +117,6 @@ class Settings(BaseModel):
 
         def __delattr__(self, name: str) -> NoReturn:
             raise TailnetConfigError(f"{name}: the settings are frozen; use model_copy")
-
-
-def without_frames(call: Callable[[], T]) -> T:
-    """Call what reads keys and the environment; an error leaves its frames behind.
-
-    Crash reporters send away the variables of a traceback's frames.
-    """
-    try:
-        return call()
-    except TailnetConfigError as e:
-        error = e.with_traceback(None)
-    except OSError as e:
-        help_ = "let this user use it"
-        if isinstance(e, FileNotFoundError):
-            help_ = "is the working directory gone, that a relative path starts from?"
-        error = TailnetConfigError(f"a path cannot be used: {e}; {help_}")
-    raise error
 
 
 def _checked(cls: type[Settings], validate: Callable[[], T]) -> T:
@@ -94,6 +134,8 @@ def _explain(error: ValidationError, cls: type[Settings]) -> str:
     reasons: list[str] = []
     for detail in error.errors(include_url=False, include_context=False, include_input=False):
         where = ".".join(map(str, detail["loc"]))
+        if looks_like_key(where):  # in a field's place
+            where = "[secret]"
         reason = detail["msg"].removeprefix("Value error, ")
         if detail["type"] == "extra_forbidden":
             reason = "is no setting"

@@ -76,15 +76,21 @@ class TailnetBase:
     """A tailnet that is not joined yet: a configuration, and the node it will be."""
 
     def __init__(self, config: TailnetConfig | None = None, /, **fields: Any) -> None:
-        if config is None:
-            config = TailnetConfig(**fields)
-        elif not isinstance(config, TailnetConfig):
+        given: Any = config
+        if not isinstance(given, TailnetConfig | None):
+            kind = type(given).__name__  # and not what is in it: it may be a key
+            del config, given
+            fields.clear()
             raise TypeError(
-                "want a TailnetConfig, or fields by name (hostname='api'), and not a "
-                f"{type(config).__name__}"  # and not what is in it: it may be a key
+                f"want a TailnetConfig, or fields by name (hostname='api'), and not a {kind}"
             )
-        elif fields:
-            config = config.model_copy(update=fields)
+        try:
+            if config is None:
+                config = TailnetConfig(**fields)
+            elif fields:
+                config = config.model_copy(update=fields)
+        finally:
+            fields.clear()  # crash reporters send away the variables of a traceback's frames
         self._node = LocalNode(config)
 
     if not TYPE_CHECKING:  # checkers know what there is
@@ -100,7 +106,8 @@ class TailnetBase:
         return self._node.config
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._node!r}>"
+        node = vars(self).get("_node", "not made")  # reporters show one whose fields were refused
+        return f"<{type(self).__name__} {node!r}>"
 
 
 class HandleBase:

@@ -113,7 +113,7 @@ def _poll(want: Wait) -> bool:
             # Rounded up, so that the last round does not spin. poll(2) takes a C int: a
             # deadline in a month needs several rounds.
             left = max(0.0, want.deadline - time.monotonic())
-            milliseconds = min(math.ceil(left * 1000), 1 << 30)
+            milliseconds = math.ceil(min(left * 1000, 1 << 30))
         if poll.poll(milliseconds):
             return True
         if want.deadline is not None and time.monotonic() >= want.deadline:

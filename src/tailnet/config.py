@@ -43,7 +43,7 @@ from pydantic import (
 )
 
 from ._files import CONFIG_LIMIT, KEY_LIMIT, read_text
-from ._settings import Settings, without_frames
+from ._settings import Settings, looks_like_key, way_in
 from .errors import TailnetConfigError
 from .retry import RetryPolicy
 
@@ -182,6 +182,8 @@ def _check_path(value: Any) -> Any:
             raise ValueError("must not be empty; leave it out instead")
         if "\0" in text:
             raise ValueError("holds a NUL character")
+        if not _is_text(text):
+            raise ValueError(_NOT_TEXT)
         _refuse_key(text)
         try:
             return Path(text).expanduser()
@@ -190,14 +192,23 @@ def _check_path(value: Any) -> Any:
     return value
 
 
+_NOT_TEXT = "is not text in UTF-8; give it a name that is"
+
+
+def _is_text(path: str) -> bool:
+    """Report whether a path can be passed on: two that cannot would become the same one."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # os.fsdecode makes surrogates of bytes that are not UTF-8
+        return False
+    return True
+
+
 def _refuse_key(text: str) -> None:
     # It would be shown in the repr, and in errors about a file that is not there.
-    if _KEY.search(text):
+    if looks_like_key(text):
         raise ValueError("looks like a key, which belongs in auth_key or client_secret")
 
-
-# One that is the whole value, or somewhere in it: tskey-auth-..., tskey-client-... and others.
-_KEY = re.compile(r"^tskey-|tskey-[a-z]+-\w{6}", re.IGNORECASE)
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 File = Annotated[Path, BeforeValidator(_check_path)]
@@ -333,6 +344,7 @@ class TailnetConfig(Settings):
     # --- other ways in -------------------------------------------------------------------------
 
     @classmethod
+    @way_in
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
         """Read a TOML or JSON file: its section [tailnet], or [tailscale].
 
@@ -341,10 +353,11 @@ class TailnetConfig(Settings):
         Raises:
             TailnetConfigError: the file cannot be read, or holds what cannot be used.
         """
-        return without_frames(lambda: cls._from_file(path))
-
-    @classmethod
-    def _from_file(cls, path: str | os.PathLike[str]) -> Self:
+        given: Any = path
+        if not isinstance(given, (str, os.PathLike)):
+            raise TailnetConfigError(
+                f"from_file: want the path of a file, and not {type(given).__name__}"
+            )
         path = Path(path).absolute()  # what it names is there, wherever the program then goes
         text = read_text(path, CONFIG_LIMIT)
         problem = ""
@@ -369,6 +382,7 @@ class TailnetConfig(Settings):
         raise TailnetConfigError(problem)
 
     @classmethod
+    @way_in
     def from_env(cls, environ: Mapping[str, str] | None = None, **fields: Any) -> Self:
         """Take fields from TS_* variables; those given by name win.
 
@@ -381,10 +395,13 @@ class TailnetConfig(Settings):
             **fields: As of TailnetConfig.
         """
         if environ is None:
-            return without_frames(lambda: cls._from_env(os.environ, VARIABLES, fields))
-        return without_frames(
-            lambda: cls._from_env(environ, {**VARIABLES, **LATE_VARIABLES}, fields)
-        )
+            return cls._from_env(os.environ, VARIABLES, fields)
+        given: Any = environ
+        if not isinstance(given, Mapping):
+            raise TailnetConfigError(
+                f"from_env: want a mapping of variables, and not {type(given).__name__}"
+            )
+        return cls._from_env(environ, {**VARIABLES, **LATE_VARIABLES}, fields)
 
     @classmethod
     def _from_env(
@@ -574,6 +591,7 @@ class TailnetConfig(Settings):
             f"auth_key_file: {path} is empty; it holds the key, and nothing else"
         )
 
+    @way_in
     def to_native(self, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Return the document of tailnet_node_new, with every variable and file resolved.
 
@@ -585,7 +603,7 @@ class TailnetConfig(Settings):
         if not secret and self.tags:
             secret = environ.get("TS_CLIENT_SECRET", "").strip()
             secret = _key_from("TS_CLIENT_SECRET", secret) if secret else ""
-        return {
+        document: dict[str, Any] = {
             "backend": self.backend,
             "hostname": self.hostname or self.called(),
             "require_hostname": self.require_hostname,
@@ -608,6 +626,10 @@ class TailnetConfig(Settings):
             "tailscaled_path": self._resolved_tailscaled(environ),
             "process": {"log_upload": self.log_upload, "env": _shared_environment(environ)},
         }
+        for name in ("state_dir", "tailscaled_socket", "tailscaled_path"):  # absolute only by now
+            if not _is_text(document[name]):
+                raise TailnetConfigError(f"{name}: {document[name]} {_NOT_TEXT}")
+        return document
 
     def _resolved_tailscaled(self, environ: Mapping[str, str]) -> str:
         """Return the daemon to run; "" where none is needed, or there is none."""

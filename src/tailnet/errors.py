@@ -34,6 +34,8 @@ import socket
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from ._text import printable
+
 __all__ = [
     "Code",
     "TailnetApprovalRequired",
@@ -102,6 +104,7 @@ class TailnetError(Exception):
     __module__ = "tailnet"
 
     def __init__(self, message: str = "", *, code: int | None = None) -> None:
+        message = printable(message)
         super().__init__(message)
         self.message = message
         if code is not None:
@@ -195,7 +198,7 @@ class _SystemError(TailnetError, OSError):
     def __init__(self, message: str = "", *, code: int | None = None, number: int = 0) -> None:
         super().__init__(message, code=code)
         self.errno = number or self.default_errno
-        self.strerror = message
+        self.strerror = self.message
 
 
 class TailnetDialError(_SystemError):
@@ -327,7 +330,7 @@ def error_from_document(document: Mapping[str, Any]) -> TailnetError:
         return cls(message, code=code, number=0 if cls is TailnetNameError else number)
     error = cls(message, code=code)
     if isinstance(error, TailnetLoginRequired):
-        error.url = document.get("url", "")
+        error.url = printable(document.get("url", ""))
     if isinstance(error, TailnetConnectError):
         error.retry_after = document.get("retry_after")
     return error

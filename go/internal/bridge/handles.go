@@ -10,6 +10,7 @@ package bridge
 import (
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -77,7 +78,10 @@ func (t *Table[T]) Len() int {
 // Recovered turns what recover() returned into an Internal error, and logs where it
 // came from.
 func Recovered(r any) error {
-	Logf("panic: %v\n%s", r, debug.Stack())
+	Logf("panic: %v", r)
+	for line := range strings.Lines(string(debug.Stack())) {
+		Logf("%s", line) // a log line each, as line ends within one are escaped
+	}
 	return fault.New(fault.Internal, "panic: %v", r)
 }
 

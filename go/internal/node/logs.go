@@ -61,17 +61,34 @@ var password = regexp.MustCompile(`(://[^\s/:@"]*:)[^\s/@"]+@`)
 type logger struct {
 	node   string
 	least  int
-	secret []string // of this node's configuration: control servers other than Tailscale's have keys of any form
+	secret []*regexp.Regexp // of this node's configuration: control servers other than Tailscale's have keys of any form
 }
 
 func newLogger(c *Config) *logger {
 	l := &logger{node: c.Hostname, least: levels[c.LogLevel]}
 	for _, s := range []string{c.AuthKey, c.ClientSecret} {
-		if len(s) >= 6 { // a shorter one is a test's, and would black out ordinary words
-			l.secret = append(l.secret, s)
+		if s != "" {
+			l.secret = append(l.secret, hider(s))
 		}
 	}
 	return l
+}
+
+// wordEdge matches where \b can: beside a letter, a digit or an underscore.
+var wordEdge = regexp.MustCompile(`^\w`)
+
+// hider matches a secret: a short one as a word of its own, for it may be a part of ordinary words.
+func hider(secret string) *regexp.Regexp {
+	pattern := regexp.QuoteMeta(secret)
+	if len(secret) < 6 {
+		if wordEdge.MatchString(secret[:1]) {
+			pattern = `\b` + pattern
+		}
+		if wordEdge.MatchString(secret[len(secret)-1:]) {
+			pattern += `\b`
+		}
+	}
+	return regexp.MustCompile(pattern)
 }
 
 // of returns the logger of the same node under the name that it turned out to have.
@@ -97,7 +114,7 @@ func (l *logger) redact(text string) string { return redact(l.withoutOwn(text)) 
 // withoutOwn takes out the secrets of this node's configuration, which may be of any form.
 func (l *logger) withoutOwn(text string) string {
 	for _, s := range l.secret {
-		text = strings.ReplaceAll(text, s, "[secret]")
+		text = s.ReplaceAllLiteralString(text, "[secret]")
 	}
 	return text
 }

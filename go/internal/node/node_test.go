@@ -225,6 +225,20 @@ func TestEveryWayToTheLog(t *testing.T) {
 	}
 }
 
+// TestShortSecrets: one of a few letters is hidden where it stands by itself, and ordinary words stay.
+func TestShortSecrets(t *testing.T) {
+	for _, row := range []struct{ key, text, want string }{
+		{"k", "key k k,k is 'k'", "key [secret] [secret],[secret] is '[secret]'"},
+		{"key", "keyed monkey: invalid key: key", "keyed monkey: invalid [secret]: [secret]"},
+		{"-a$", "no -a$ here", "no [secret] here"},
+		{"ab_12", "(ab_12) ab_123", "([secret]) ab_123"},
+	} {
+		if got := newLogger(&Config{AuthKey: row.key}).redact(row.text); got != row.want {
+			t.Errorf("%q in %q: %q, want %q", row.key, row.text, got, row.want)
+		}
+	}
+}
+
 func TestChildProcessesKeepTheirEnvironment(t *testing.T) {
 	t.Setenv("TS_AUTHKEY", "k")
 	p := Process{Env: map[string]string{"TS_DEBUG_X": "1"}}
