@@ -23,6 +23,8 @@ import anyio.abc
 import pytest
 import trio
 import trustme
+import urllib3
+import urllib3.util.connection
 import uvicorn
 import uvloop
 from anyio.abc import SocketAttribute
@@ -433,6 +435,16 @@ def test_urllib(client: TailnetHandle) -> None:
         said = json.load(response)
     assert said["path"] == "/path"
     assert said["client"][0] in map(str, client.ips)
+
+
+@pytest.mark.usefixtures("http_server")
+def test_urllib3(client: TailnetHandle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """urllib3 works where its way to connect is ours, which it gives options of the socket."""
+    monkeypatch.setattr(urllib3.util.connection, "create_connection", client.create_connection)
+    with urllib3.PoolManager(timeout=WAIT) as pool:
+        said = pool.request("GET", "http://server/path").json()
+    assert said["path"] == "/path"
+    assert said["client"][0] == str(client.ip)
 
 
 def test_socketserver(listener: TailnetListener, client: TailnetHandle) -> None:

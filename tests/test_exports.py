@@ -46,7 +46,7 @@ FACES: list[tuple[type, type]] = [
 # What waits for nothing, and is no coroutine in either.
 AT_ONCE: dict[type, set[str]] = {
     AsyncTailnet: set(),
-    AsyncTailnetHandle: {"watch"},
+    AsyncTailnetHandle: {"is_own", "watch"},
     AsyncWatch: {"close"},
 }
 faces = pytest.mark.parametrize(("sync", "asynchronous"), FACES, ids=lambda c: c.__name__)

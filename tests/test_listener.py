@@ -134,6 +134,26 @@ def test_plain_is_exactly_a_socket(server: TailnetHandle, client: TailnetHandle)
             assert not is_taken(server, 80)
 
 
+def test_a_descriptor_that_a_server_closed(server: TailnetHandle) -> None:
+    """It is no error to close the listener then, and whoever has the number now keeps it."""
+    with nothing_left():
+        with server.listen(":80") as listener:
+            os.close(listener.fileno())
+        assert not is_taken(server, 80)
+        with server.listen(":80") as listener:
+            number = listener.fileno()
+            os.close(number)
+            with open(os.devnull, "rb", buffering=0) as other:  # noqa: PTH123 - takes the lowest
+                assert other.fileno() <= number
+                if other.fileno() != number:
+                    os.dup2(other.fileno(), number)
+                listener.close()
+                os.fstat(number)
+                if other.fileno() != number:
+                    os.close(number)
+        assert not is_taken(server, 80)
+
+
 def test_plain_outlives_its_listener(net: Testnet, client: TailnetHandle) -> None:
     """After the TailnetListener was dropped, what plain() returned serves until the node closes."""
     with nothing_left():

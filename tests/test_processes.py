@@ -669,13 +669,14 @@ def test_gunicorn_forks_workers_onto_an_inherited_listener(
                 print(len({{pid for pid, _ in answers}}))
                 answers += [ask("/") for _ in range(60)]
                 print(all(str(tn.ip) in peer for _, peer in answers))
+                print({{tn.whois(peer).node.hostname for _, peer in answers}})
                 server.terminate()
                 print(server.wait(30))
             finally:
                 server.kill()  # or it would hold our pipes open
         """,
     )
-    assert out == "2\nTrue\n0\n"
+    assert out == "2\nTrue\n{'parent'}\n0\n"
 
 
 def test_faulthandler_and_go_get_along(own_net: Testnet) -> None:

@@ -79,6 +79,7 @@ def test_asking_block_runs(tmp_path: Path) -> None:
         ) as program:
             assert program.stdout is not None
             assert program.stdout.readline() == "()\n"
+            assert program.stdout.readline() == "False None\n"
             assert any(line == "StateChanged(state='Running')\n" for line in program.stdout)
             program.kill()
 

@@ -9,6 +9,7 @@ import errno
 import gc
 import hashlib
 import io
+import json
 import os
 import pickle
 import select
@@ -24,7 +25,14 @@ from typing import Any
 import pytest
 import trustme
 
-from tailnet import TailnetHandle, TailnetListener, TailnetRefused, TailnetSocket, _lib
+from tailnet import (
+    TailnetConfigError,
+    TailnetHandle,
+    TailnetListener,
+    TailnetRefused,
+    TailnetSocket,
+    _lib,
+)
 from tailnet.testing import Testnet
 from tests.conftest import WAIT, acquaint, eventually, nothing_left
 from tests.threads import Pool
@@ -636,6 +644,70 @@ def test_create_connection_takes_what_socket_takes(
         listener.accept()[0].close()
         assert near.getpeername() == listener.getsockname()
         assert everything(near) == b""
+
+
+def test_create_connection_sets_options(listener: TailnetListener, client: TailnetHandle) -> None:
+    """socket_options are set, as urllib3 has it; one that cannot be set leaves nothing."""
+    address = listener.getsockname()
+    nodelay, buffer = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, 4711, 1)
+    with nothing_left():
+        with client.create_connection(address, 5.0, None, [nodelay]) as near:
+            listener.accept()[0].close()
+            assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        with pytest.raises(OSError, match="rotocol not available"):
+            client.create_connection(address, 5.0, socket_options=[nodelay, buffer])
+        listener.accept()[0].close()
+
+
+# --- plain() ---
+
+
+def test_plain_is_exactly_a_socket(
+    ends: Ends, server: TailnetHandle, client: TailnetHandle
+) -> None:
+    """plain() is a socket.socket on the same connection, with its timeout; whois knows its peer."""
+    far, near = ends
+    far.settimeout(7.0)
+    with far.plain() as plain:
+        assert type(plain) is socket.socket
+        assert plain.gettimeout() == 7.0
+        far.close()
+        plain.sendall(b"hello")
+        assert near.recv(5) == b"hello"
+        name = plain.getpeername()
+        for target in (plain, name, name.decode()):  # the last is gunicorn's REMOTE_ADDR
+            assert server.whois(target).node.name == client.fqdn
+    assert near.recv(1) == b""
+
+
+# --- addresses ---
+
+
+def test_a_nodes_own_address_is_known_in_any_form(
+    ends: Ends, server: TailnetHandle, client: TailnetHandle
+) -> None:
+    """is_own() and status().peer() take text, objects and what sockets have, and always tell."""
+    far, near = ends
+    status = server.status()
+    for ip in server.ips:
+        port = f"[{ip}]:80" if ip.version == 6 else f"{ip}:80"
+        for form in (ip, str(ip), (str(ip), 80), (ip, 80), port, (str(ip), 80, 0, 0)):
+            assert server.is_own(form)
+            assert not client.is_own(form)
+            assert status.peer(form) == status.self
+    assert client.is_own(far)
+    assert not server.is_own(far)
+    assert server.is_own(near)
+    peer = status.peer(near.getsockname())
+    assert peer is not None
+    assert peer.name == client.fqdn
+    assert status.peer("100.64.99.99") is None
+    for nonsense in ("", "server", None, 7, (), ("server", 80), "100.64.0.1.2:80"):
+        with pytest.raises(TailnetConfigError):
+            status.peer(nonsense)  # type: ignore[arg-type]
+        with pytest.raises(TailnetConfigError):
+            server.is_own(nonsense)
+    assert str(server.ip) in json.loads(status.model_dump_json())["self"]["ips"]
 
 
 # --- whois of what wraps it ---

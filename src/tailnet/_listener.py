@@ -106,6 +106,8 @@ class _Accept(Protocol):
 class Listening:
     """The library's listener and the socket it feeds, for one listener and all its views."""
 
+    local = True  # this process, or a parent of it, has the node
+
     def __init__(self, node: LocalNode, backlog: int) -> None:
         self.node = node
         self.ip = ""
@@ -144,17 +146,21 @@ class Listening:
             return self.ip, self.port
         return self.node.own_ip(peer), self.port
 
+    def describe(self) -> tuple[str, int, int, tuple[str, str]]:
+        """Return what another process needs to know of it."""
+        return self.ip, self.port, self._owner, (self.node.own_ip(), self.node.own_ip(":"))
+
     def is_of_the_node(self, connection: socket.socket) -> bool:
         """Report whether the process that owns the node made this connection."""
         return _peer_pid(connection) == self._owner
 
     def ends_with(self, name: object) -> bool:
-        """Report whether the name of a connection says, to a forked child, that it is over."""
+        """Report whether the name of a connection says, to another process, that it is over."""
         if os.getpid() != self._owner and isinstance(name, bytes) and name.endswith(_CLOSED):
             self.ended = True
         return self.ended
 
-    def retain(self, view: TailnetListener) -> Callable[[], None]:
+    def retain(self, view: TailnetListener) -> Callable[[], object]:
         """Count one more view, and return what counts it out, once; as its end does unasked."""
         self._views.add(number := next(_numbers))
         finalizer = weakref.finalize(view, self._release, number)
@@ -225,8 +231,9 @@ class TailnetListener(TcpLike):
 
     Made by `tn.listen()`. `accept()` returns (TailnetSocket, (ip, port)); it, its timeouts and
     `setblocking` are those of `socket.socket`. Connections begin with the options that were set on
-    it, as with the kernel's accept, also those that C code accepts. After a fork, children may
-    accept on it while the parent's node feeds it.
+    it, as with the kernel's accept, also those that C code accepts. Other processes may accept on
+    it while this one's node feeds it: children after a fork, and whoever is given it through
+    multiprocessing.
 
     Closing the last of a listener and its views (`dup`, `as_inet`) gives the port back; so does
     closing the node. A thread that sits in accept() then gets a ConnectionAbortedError; so does a
@@ -234,12 +241,13 @@ class TailnetListener(TcpLike):
     nothing, in asyncio: cancel it first.)
     """
 
-    __slots__ = ("_listening", "_release")
+    __slots__ = ("_identity", "_listening", "_release")
 
     def __init__(self, fileno: int, listening: Listening, *, inet: bool = False) -> None:
         super().__init__(fileno, listening.own_address(), inet=inet, usual=listening.usual)
         self._listening = listening
         self._release = listening.retain(self)
+        self._identity = _inode(fileno)
 
     def __repr__(self) -> str:
         state = "closed" if self.fileno() < 0 else f"fd={self.fileno()}"
@@ -277,7 +285,7 @@ class TailnetListener(TcpLike):
                 fd,
                 own=listening.own_address(peer.address[0] if peer else None),
                 peer=peer.address if peer else ("", 0),
-                connection=peer.connection if peer else 0,
+                connection=peer.connection if peer and listening.local else 0,
                 whole=peer.whole if peer else False,
                 keeps=listening.node,
                 inet=self._inet,
@@ -334,9 +342,14 @@ class TailnetListener(TcpLike):
         return super().detach()
 
     def close(self) -> None:
-        """Close this view; with the last one, stop listening. Idempotent."""
+        """Close this view; with the last one, stop listening. Idempotent.
+
+        A server may have closed the descriptor before: it is then left alone.
+        """
         self._listening.node.pinned.discard(self)
         self._release()
+        if self.fileno() >= 0 and _inode(self.fileno()) != self._identity:
+            super().detach()  # closed; and the number may be somebody else's by now
         super().close()
 
     def __exit__(self, *_: object) -> None:
@@ -347,6 +360,15 @@ class TailnetListener(TcpLike):
         view.settimeout(self.gettimeout())
         view._options, view._acting = self._options, self._acting
         return view
+
+
+def _inode(fileno: int) -> tuple[int, int] | None:
+    """Return what tells a descriptor's file from any other; None where it is closed."""
+    try:
+        found = os.fstat(fileno)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _peer_pid(connection: socket.socket) -> int:

@@ -28,7 +28,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, NoReturn, cast
 
 from pydantic import SecretStr
@@ -49,11 +49,12 @@ from .errors import (
     TailnetLoginRequired,
     TailnetTimeout,
 )
-from .models import IPAddress, Status, WhoIs, parse_status, parse_whois
+from .models import IPAddress, Status, WhoIs, ip_of, parse_status, parse_whois
 
 log = logging.getLogger("tailnet")
 
 OnLogin = Callable[[str], object]
+SocketOptions = Iterable[tuple[int, int, int | bytes]]
 
 # How long connections may take to deliver what was written, when a node closes.
 CLOSE_TIMEOUT = 3.0
@@ -186,6 +187,8 @@ class LocalNode:
         with self._lock:
             self._require_open()
             if not self._handle:
+                from . import _handover  # noqa: F401 # pyright: ignore[reportUnusedImport]
+
                 _scratch.sweep()
                 _logs.reader.retain()
                 try:
@@ -291,9 +294,13 @@ class LocalNode:
             return (yield from _listener.listen(self, address_text(address), backlog, deadline))
 
     def dial(
-        self, address: str | tuple[str, int], timeout: float | None, leave_timeout: float | None
+        self,
+        address: str | tuple[str, int],
+        timeout: float | None,
+        leave_timeout: float | None,
+        options: SocketOptions | None = None,
     ) -> Steps[TailnetSocket]:
-        """Connect; `leave_timeout` is the new socket's own."""
+        """Connect; `leave_timeout` is the new socket's own, and `options` are set on it."""
         text = address_text(address)
         handle, deadline = self.handle(), _ops.deadline_of(timeout)
         dialing = Fd(TailnetSocket, own=_NOWHERE, peer=_NOWHERE, keeps=self)
@@ -310,6 +317,8 @@ class LocalNode:
                 usual=answer["options"],
             )
             connection.settimeout(leave_timeout)
+            for level, optname, value in options or ():
+                connection.setsockopt(level, optname, value)
             dialing.release()
             return connection
         except TailnetTimeout as e:
@@ -346,6 +355,10 @@ class LocalNode:
         handle = self.handle()
         with self.or_closed():
             return _ops.Lines(_lib.ask(handle, "watch", {}))
+
+    def is_own(self, target: Any) -> bool:
+        """Report whether an address, or a connection's peer, is this node."""
+        return ip_of(target_text(target)) in self.ips
 
     def own_ip(self, peer: str | None = None) -> str:
         """Return this node's address, of the peer's family where it has one."""

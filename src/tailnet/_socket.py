@@ -20,8 +20,9 @@ import errno
 import os
 import socket
 import sys
+import weakref
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 
 from . import _lib
 from .errors import TailnetUnsupported
@@ -80,16 +81,19 @@ def parse_address(text: str) -> Address:
 def parse_peer_name(name: object) -> PeerName | None:
     r"""Parse what getpeername(2) says of a connection: b"\0<nonce>/<connection>/<ip:port>".
 
-    A last word "/whole" says that both directions end at once. On macOS, which has no such names,
-    it is a path that ends in "<nonce>-<connection>-<ip:port>". Returns None for any other name.
+    A last word "/whole" says that both directions end at once. gunicorn's REMOTE_ADDR has it as
+    text. On macOS, which has no such names, it is a path that ends in
+    "<nonce>-<connection>-<ip:port>". Returns None for any other name.
     """
     try:
-        if isinstance(name, bytes) and name[:1] == b"\0":
-            _, connection, address, *ends = name.decode("ascii").split("/")
-        elif isinstance(name, str):
-            _, connection, address, *ends = name.rpartition("/")[2].split("-")
-        else:
+        if isinstance(name, bytes):
+            name = name.decode("ascii")
+        if not isinstance(name, str):
             return None
+        if name.startswith("\0"):
+            _, connection, address, *ends = name.split("/")
+        else:
+            _, connection, address, *ends = name.rpartition("/")[2].split("-")
         return PeerName(int(connection), parse_address(address), ends == ["whole"])
     except ValueError:
         return None
@@ -195,6 +199,13 @@ class TcpLike(socket.socket):
             value = max(usual[option], 1000 * (idle + count * interval))
         return value
 
+    def __getstate__(self) -> NoReturn:
+        raise TypeError(
+            f"cannot pickle {type(self).__name__!r} object, a descriptor of this process:"
+            " multiprocessing hands it over, as an argument of a Process or through a pipe or"
+            " queue; socket.send_fds() passes the descriptor alone"
+        )
+
     def _check_open(self) -> None:
         if self.fileno() < 0:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
@@ -210,7 +221,8 @@ class TailnetSocket(TcpLike):
     - `family` is AF_UNIX, so that event loops in C work, unless it came from an `as_inet()`
       listener.
     - A connection that the peer or the network aborted raises ConnectionResetError from `recv`.
-      Code that reads the descriptor in C (an SSLSocket, uvloop) sees a plain end instead.
+      Code that reads the descriptor in C (an SSLSocket, uvloop) sees a plain end instead, and so
+      does a process that received the socket, or its listener, through multiprocessing.
     - It waits for a peer that is gone without a word as SO_KEEPALIVE, TCP_KEEPIDLE and so on say;
       see `setsockopt`. They are on to begin with: 60 s idle, then 4 probes, 15 s apart.
     - Closing it never waits: the node goes on to deliver what was written, in order, whatever
@@ -289,6 +301,19 @@ class TailnetSocket(TcpLike):
         twin.settimeout(self.gettimeout())
         twin._options, twin._acting = self._options, self._acting
         return twin
+
+    def plain(self) -> socket.socket:
+        """Return an exact `socket.socket` on the same connection, for code that insists on one.
+
+        Its getpeername() is the kernel's name of the peer, which `tn.whois()` understands; options
+        of TCP are errors on it, and a connection that was cut off looks like one that ended. The
+        connection ends when both are closed.
+        """
+        plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, os.dup(self.fileno()))
+        plain.settimeout(self.gettimeout())
+        # The node is not taken for forgotten while this is held, either.
+        weakref.finalize(plain, lambda _: None, self._keeps).atexit = False
+        return plain
 
     # --- the end of a connection --------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 from . import _asking, _ops
 from ._asking import PING_TIMEOUT, PingKind
 from ._listener import TailnetListener
-from ._node import CLOSE_TIMEOUT, LocalNode, OnLogin
+from ._node import CLOSE_TIMEOUT, LocalNode, OnLogin, SocketOptions
 from ._socket import Address, TailnetSocket
 from ._wait import wait
 from .config import TailnetConfig
@@ -128,13 +128,30 @@ class HandleBase:
 
     @property
     def ip(self) -> IPAddress:
-        """The node's IPv4 address, or its IPv6 one where there is no other."""
+        """The node's IPv4 address, or its IPv6 one where there is no other.
+
+        It is an object of `ipaddress`, as all addresses in `tailnet.models` are; `str()` of it is
+        the text. Sockets have texts, as in `accept()` and `getpeername()`, and no text equals an
+        object: compare with `is_own()`, and find peers with `status().peer()`.
+        """
         return min(self._node.ips, key=lambda ip: ip.version)
 
     @property
     def ips(self) -> tuple[IPAddress, ...]:
         """All addresses of the node."""
         return self._node.ips
+
+    def is_own(self, target: WhoIsTarget) -> bool:
+        """Report whether an address is this node's.
+
+        Args:
+            target: An IP address as text or object, an address as accept() returns it, or a
+                connection, for its peer.
+
+        Raises:
+            TailnetConfigError: `target` is no IP address and has none.
+        """
+        return self._node.is_own(target)
 
     @property
     def config(self) -> TailnetConfig:
@@ -264,6 +281,7 @@ class TailnetHandle(HandleBase):
         address: Address,
         timeout: float | None = DEFAULT_TIMEOUT,
         source_address: Address | None = None,
+        socket_options: SocketOptions | None = None,
         *,
         all_errors: bool = False,
     ) -> TailnetSocket:
@@ -271,13 +289,14 @@ class TailnetHandle(HandleBase):
 
         `source_address` and `all_errors` are there for callers that pass them; a node has one
         address of each family, and a name one address. A timeout of 0 has passed at once: a
-        connection is not begun in the background.
+        connection is not begun in the background. `socket_options` is urllib3's: (level, name,
+        value) of what to set on the socket.
 
-        Raises: as dial().
+        Raises: as dial(), and OSError for an option that cannot be set.
         """
         if timeout is DEFAULT_TIMEOUT:
             timeout = socket.getdefaulttimeout()
-        return wait(self._node.dial(address, timeout, timeout))
+        return wait(self._node.dial(address, timeout, timeout, socket_options))
 
     def whois(self, target: WhoIsTarget, *, timeout: float | None = None) -> WhoIs:
         """Say who is behind an address of the tailnet.

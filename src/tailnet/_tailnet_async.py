@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from . import _asking, _ops
 from ._asking import PING_TIMEOUT, PingKind
 from ._listener import TailnetListener
-from ._node import CLOSE_TIMEOUT, LocalNode, OnLogin
+from ._node import CLOSE_TIMEOUT, LocalNode, OnLogin, SocketOptions
 from ._socket import Address, TailnetSocket
 from ._tailnet import (
     DEFAULT_TIMEOUT,
@@ -87,13 +87,14 @@ class AsyncTailnetHandle(HandleBase):
         address: Address,
         timeout: float | None = DEFAULT_TIMEOUT,
         source_address: Address | None = None,
+        socket_options: SocketOptions | None = None,
         *,
         all_errors: bool = False,
     ) -> TailnetSocket:
         """Connect, with the arguments of `socket.create_connection`; the socket is non-blocking."""
         if timeout is DEFAULT_TIMEOUT:
             timeout = socket.getdefaulttimeout()
-        return await wait_async(self._node.dial(address, timeout, 0.0))
+        return await wait_async(self._node.dial(address, timeout, 0.0, socket_options))
 
     async def whois(self, target: WhoIsTarget, *, timeout: float | None = None) -> WhoIs:
         """Say who is behind an address; see TailnetHandle.whois."""

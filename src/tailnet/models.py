@@ -7,17 +7,22 @@ Rules of this file:
 - Models are frozen, hold what programs ask for, and keep the whole document in `raw`.
 - Names are the field's standard terms; a time that Go calls zero is None; a DNS name has no last
   dot.
-- Every function here turns a document of go/tailnet.h into a model, and does nothing else.
+- Addresses are objects of `ipaddress`, where sockets have texts; `model_dump(mode="json")` and
+  `model_dump_json()` turn them into text.
+- The functions turn documents of go/tailnet.h into models.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from .errors import TailnetConfigError
 
 __all__ = [
     "Event",
@@ -163,6 +168,18 @@ class Status(_Model):
     health: _Names = ()
     raw: Raw = Field(repr=False)
 
+    def peer(self, address: str | IPAddress | tuple[Any, ...]) -> Peer | None:
+        """Return the node that has an address, `self` included; None if none of these has it.
+
+        Args:
+            address: An IP address as text or object, "ip:port", or (ip, port) as sockets have it.
+
+        Raises:
+            TailnetConfigError: it is no IP address.
+        """
+        ip = ip_of(address)
+        return next((node for node in (self.self, *self.peers) if ip in node.ips), None)
+
 
 class Ping(_Model):
     """A peer's answer to a ping.
@@ -261,6 +278,26 @@ class Versions(_Model):
 
 
 Event: TypeAlias = StateChanged | LoginURL | HealthChanged | PeersChanged | KeyExpiry | EventsLost
+
+
+def ip_of(address: object) -> IPAddress:
+    """Return the IP address in what names one: text, with or without a port, or (ip, port).
+
+    Raises:
+        TailnetConfigError: there is none.
+    """
+    match address:
+        case ipaddress.IPv4Address() | ipaddress.IPv6Address():
+            return address
+        case (str() | ipaddress.IPv4Address() | ipaddress.IPv6Address() as host, *_):
+            return ip_of(host)
+        case str():
+            for text in (address, address.rpartition(":")[0].removeprefix("[").removesuffix("]")):
+                with contextlib.suppress(ValueError):
+                    return ipaddress.ip_address(text)
+        case _:
+            pass
+    raise TailnetConfigError(f"{address!r} is no IP address")
 
 
 def parse_whois(document: Raw) -> WhoIs:

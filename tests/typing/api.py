@@ -142,6 +142,9 @@ def uses(tn: TailnetHandle) -> None:
         assert_type(conn, TailnetSocket)
     assert_type(tn.create_connection(("api", 80)), TailnetSocket)
     assert_type(tn.create_connection(("api", 80), 5, None, all_errors=True), TailnetSocket)
+    nodelay = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+    assert_type(tn.create_connection(("api", 80), socket_options=nodelay), TailnetSocket)
+    assert_type(tn.is_own(("100.64.0.1", 80)), bool)
     assert_type(tn.whois(conn), models.WhoIs)
     assert_type(tn.whois("100.64.0.7", timeout=1), models.WhoIs)
     assert_type(tn.whois(tn.ip), models.WhoIs)
@@ -241,6 +244,9 @@ async def uses_async(tn: AsyncTailnetHandle) -> None:
     assert_type(await reader.readline(), bytes)
     assert_type(await tn.create_connection(("api", 80)), TailnetSocket)
     assert_type(await tn.create_connection(("api", 80), 5, None, all_errors=True), TailnetSocket)
+    nodelay = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+    assert_type(await tn.create_connection(("api", 80), socket_options=nodelay), TailnetSocket)
+    assert_type(tn.is_own("100.64.0.1"), bool)
     assert_type(await tn.whois(writer), models.WhoIs)
     assert_type(await tn.whois(("100.64.0.7", 80), timeout=1), models.WhoIs)
     assert_type(await tn.status(timeout=1), models.Status)
@@ -272,6 +278,8 @@ def answers(who: models.WhoIs, status: models.Status) -> None:
     assert_type(who.node.online, bool | None)
     assert_type(status.self, models.Peer)
     assert_type(status.peers, tuple[models.Peer, ...])
+    assert_type(status.peer("100.64.0.1"), models.Peer | None)
+    assert_type(status.peer(("100.64.0.1", 80)), models.Peer | None)
     assert_type(status.peers[0].rx_bytes, int)
     assert_type(status.state, str)
     assert_type(status.health, tuple[str, ...])
