@@ -20,6 +20,8 @@ import os
 import socket
 from typing import Any, Protocol
 
+_RECEIVE = socket.socket.recv  # the kernel's, even if gevent or eventlet patches it later
+
 CHUNK = 64 << 10  # one read; most documents need no second
 
 
@@ -89,7 +91,7 @@ class Fd:
         """
         if self._socket is None:
             return b""
-        receive: Any = functools.partial(socket.socket.recv, self._socket)  # not an override
+        receive: Any = functools.partial(_RECEIVE, self._socket)  # not an override
         seen = receive(CHUNK, socket.MSG_PEEK)
         return receive(seen.find(b"\n") + 1 or len(seen)) if seen else b""
 

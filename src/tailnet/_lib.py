@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -32,6 +33,7 @@ from .errors import (
     TailnetConfigError,
     TailnetForked,
     TailnetInternalError,
+    TailnetUnsupported,
     error_from_document,
 )
 
@@ -126,6 +128,18 @@ def forked() -> bool:
 def require_usable() -> None:
     """Raise TailnetForked in a forked child; load the library where it is not loaded."""
     _library.open()
+
+
+def require_real_sockets() -> None:
+    """Raise TailnetUnsupported where sockets are those of gevent or eventlet."""
+    library = socket.socket.__module__.partition(".")[0]
+    if library in {"gevent", "eventlet"}:
+        raise TailnetUnsupported(
+            f"{library} has replaced this process's sockets by its own, which cannot carry a"
+            " tailnet's: run the node in a process that is not patched, and give the patched one"
+            f" the descriptor of its listener (docs/servers.md); or use threads or asyncio instead"
+            f" of {library}"
+        )
 
 
 def _call(function: str, *arguments: Any, pending: Fd | None = None) -> Document | Fd:

@@ -176,6 +176,7 @@ class LocalNode:
         A pending node is kept while that is the same; a key that was replaced since a failure
         takes effect with a new one.
         """
+        _lib.require_real_sockets()
         _lib.require_usable()
         document = _document(self.config)
         with self._lock:
@@ -268,9 +269,11 @@ class LocalNode:
 
         Raises:
             TailnetClosed: it was closed.
+            TailnetUnsupported: gevent or eventlet has patched the process since.
         """
         if not self._handle:
             raise _closed(self)
+        _lib.require_real_sockets()
         return self._handle
 
     # --- what can be asked of it --------------------------------------------------------------
@@ -290,6 +293,7 @@ class LocalNode:
     ) -> Steps[_listener.TailnetListener]:
         """Make a listener."""
         deadline = _ops.deadline_of(timeout)
+        self.handle()  # before a socket is made
         with self.or_closed():
             return (yield from _listener.listen(self, address_text(address), backlog, deadline))
 

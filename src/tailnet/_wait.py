@@ -24,9 +24,14 @@ import math
 import select
 import time
 from collections.abc import Callable, Generator
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
+
+
+# The kernel's, even if gevent or eventlet patches it later. eventlet takes it away, and then no
+# node joins (_lib.py).
+_POLL: Any = getattr(select, "poll", None)
 
 
 class Wait(NamedTuple):
@@ -104,7 +109,7 @@ async def _serve_async(want: Wait | Call) -> bool:
 def _poll(want: Wait) -> bool:
     # poll(2) and not select(2), which fails on descriptors above 1023. Python repeats it after
     # a signal handler that does not raise (PEP 475).
-    poll = select.poll()
+    poll = _POLL()
     if want.fd is not None:
         poll.register(want.fd, select.POLLIN)
     while True:
