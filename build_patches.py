@@ -292,6 +292,29 @@ PATCHES = [
         '\t\tcase "js", "wasip1":\n',
         '\t\tcase "js", "wasip1", "linux":\n',
     ),
+    # A control server may order its clients to exit (MapResponse.Debug.Exit), and the client does,
+    # with the program that it is a part of: no `finally`, no atexit, no word. The patch makes it an
+    # error of the map poll, which go/internal/node/exit.go hears of. tests/test_telling.py has the
+    # case.
+    Patch("tailscale.com", "control/controlclient/direct.go", '\t"os"\n', ""),
+    Patch(
+        "tailscale.com",
+        "control/controlclient/direct.go",
+        "\t\tos.Exit(*code)\n",
+        '\t\treturn vizerror.Errorf("exit was ordered, with status %d", *code)\n',
+    ),
+    # SSLKEYLOGFILE, which browsers and curl read too, ends the process where it names a file that
+    # cannot be written. With the patch that is a line of the log. tests/test_processes.py has it.
+    Patch(
+        "tailscale.com",
+        "net/tlsdial/tlsdial.go",
+        "\t\t\tif err != nil {\n\t\t\t\tlog.Fatal(err)\n\t\t\t}\n"
+        '\t\t\tlog.Printf("WARNING: writing to SSLKEYLOGFILE %v", n)\n'
+        "\t\t\tconf.KeyLogWriter = f\n",
+        '\t\t\tif err != nil {\n\t\t\t\tlog.Printf("SSLKEYLOGFILE: %v", err)\n\t\t\t} else {\n'
+        '\t\t\t\tlog.Printf("WARNING: writing to SSLKEYLOGFILE %v", n)\n'
+        "\t\t\t\tconf.KeyLogWriter = f\n\t\t\t}\n",
+    ),
     # testcontrol, which the offline tailnet is made of, knows one reusable key, and wants it from
     # nodes that it knows as well. Tailscale's control server and headscale ask a node for a key
     # only where they do not know its node key, or where that has expired; and they have keys for

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 #ifdef __linux__
@@ -63,10 +64,18 @@ int32_t tailnet_connection_end(uint64_t connection) {
 
 static int notes = -1; /* a note is shorter than PIPE_BUF, so the pipe keeps it in one piece */
 static pid_t owner;    /* a note holds addresses of this process */
+static struct stat pipe_of_notes;
 
 void tailnet_begin_direct(int pipe) {
     notes = pipe;
     owner = getpid();
+    fstat(pipe, &pipe_of_notes);
+}
+
+int32_t tailnet_intact(void) {
+    struct stat now;
+    if (fstat(notes, &now)) return TAILNET_E_CLOSED;
+    return now.st_dev == pipe_of_notes.st_dev && now.st_ino == pipe_of_notes.st_ino ? TAILNET_OK : TAILNET_E_CLOSED;
 }
 
 static int pair(int ends[2]) {
@@ -95,6 +104,10 @@ static int32_t refuse(tailnet_answer *answer, int32_t code, const char *call, co
 
 static int post(const struct tailnet_note *note) {
     ssize_t written;
+    if (tailnet_intact() != TAILNET_OK) { /* or the note would go into a file of the program's */
+        errno = EBADF;
+        return 0;
+    }
     do written = write(notes, note, sizeof *note);
     while (written < 0 && errno == EINTR);
     return written == sizeof *note;

@@ -90,6 +90,10 @@ enum {
 /* OK {"tailnet", "tailscale", "go"}: the version of each. */
 extern int32_t tailnet_versions(tailnet_answer *answer);
 
+/* OK: the library has its descriptors. TAILNET_E_CLOSED: the program has closed them, as
+ * closefrom(3) does. Call nothing else then: Go aborts the process when it notices. */
+extern int32_t tailnet_intact(void);
+
 /* OK {"goroutines", "own_goroutines", "nodes", "listeners", "connections", "heap_bytes", "stack_bytes"}:
  * what the library holds now, for leak checks and support. The goroutines are all of the
  * Go runtime; its own are those that are not Tailscale's, which come and go as that likes. */

@@ -787,3 +787,44 @@ def test_variables_of_tailscale_are_those_it_reads(own_net: Testnet) -> None:
     mtu, proxy = out.splitlines()
     assert mtu.startswith("environment: TS_DEBUG_MTU changed after this process's first node")
     assert proxy.startswith("environment: https_proxy changed")
+
+
+def test_descriptors_of_the_library_that_a_program_closes(own_net: Testnet) -> None:
+    """Then a join is an error that says so; Go, where it is quicker, aborts the process."""
+    code = """
+        Tailnet(TailnetConfig.from_env(hostname="before")).up().close()
+        os.closerange(3, 1000)
+        try:
+            Tailnet(TailnetConfig.from_env(hostname="after")).up()
+        except TailnetClosed as e:
+            os.write(1, str(e).encode())
+        os._exit(0)
+    """
+    for _ in range(5):  # Go misses them when it next waits, which is mostly later
+        with start(own_net, code) as program:
+            out, _ = program.communicate(timeout=60)
+        if program.returncode == 0:
+            break
+        assert program.returncode == -signal.SIGABRT
+    assert out.startswith("this program has closed descriptors of the library")
+
+
+def test_a_file_for_tls_keys_that_cannot_be_written(own_net: Testnet) -> None:
+    """It is a line of the log, and no end of the process as in Tailscale's code."""
+    out = run(
+        own_net,
+        """
+        import logging
+        lines = []
+        class Keep(logging.Handler):
+            def emit(self, record):
+                lines.append(record.getMessage())
+        logging.getLogger("tailnet").addHandler(Keep())
+        with Tailnet(TailnetConfig.from_env(hostname="first")) as tn:
+            while not any("SSLKEYLOGFILE" in line for line in lines):
+                tn.status()
+        print(next(line for line in lines if "SSLKEYLOGFILE" in line))
+        """,
+        SSLKEYLOGFILE="/nowhere/keys",
+    )
+    assert "SSLKEYLOGFILE: open /nowhere/keys: no such file or directory" in out

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from tailnet import (
     AsyncTailnetHandle,
     RetryPolicy,
     Tailnet,
+    TailnetAuthError,
     TailnetConnectError,
     TailnetHandle,
     TailnetTimeout,
@@ -24,6 +26,7 @@ from tailnet import (
 from tailnet.testing import Testnet
 from tests.conftest import eventually, nothing_left
 from tests.faces import Async, AsyncNode, Face, SyncNode, hears
+from tests.threads import Pool
 
 Node = SyncNode | AsyncNode
 
@@ -274,3 +277,49 @@ def test_a_slow_handler_stalls_nothing(net: Testnet, caplog: pytest.LogCaptureFi
         release.set()
         eventually("the lines arrive", lambda: any("[hasty]" in line for line in said))
         logger.removeHandler(handler)
+
+
+ORDERED = r'control server http://\S+ ordered the program of node "soldier" to exit \(.*status 3\)'
+
+
+def test_a_control_server_that_orders_an_exit(face: Face) -> None:
+    """The node leaves, which its watch, its calls and who waits in accept() hear; Python lives."""
+    with (
+        nothing_left(),
+        Pool(1) as pool,
+        Testnet() as own,
+        face.node(own.config("soldier")) as node,
+    ):
+        events = Events(face, node.handle)
+        listener = node.listen(":80")
+        accepting = pool.submit(listener.accept)
+        own.control.fault("exit", status=3)
+        told = events.until(
+            "an order", lambda e: isinstance(e, models.HealthChanged) and e.warnings
+        )
+        assert isinstance(told, models.HealthChanged)
+        text = next(w.text for w in told.warnings if w.code == "exit-ordered")
+        assert re.match(ORDERED, text)
+        events.until("its end", lambda e: getattr(e, "state", "") == "Stopped")
+        for call in (
+            node.status,
+            lambda: node.whois("100.64.0.1"),
+            lambda: node.dial("100.64.0.1:80"),
+            lambda: node.listen(":81"),
+        ):
+            with pytest.raises(TailnetAuthError, match=ORDERED):
+                call()
+        with pytest.raises(ConnectionAbortedError):
+            accepting.result(20)
+        events.close()
+        listener.close()
+
+
+def test_a_control_server_that_orders_an_exit_at_once(face: Face) -> None:
+    """Joining fails with an error that says who ordered what, and nothing is left."""
+    with nothing_left(), Testnet() as own:
+        own.control.fault("exit", status=3)
+        tailnet: Any = face.tailnet(own.config("soldier"))
+        with pytest.raises(TailnetAuthError, match=ORDERED):
+            face.up(tailnet)
+        face.leave(tailnet)

@@ -30,6 +30,7 @@ from ._fd import Fd
 from ._version import __version__
 from .errors import (
     Code,
+    TailnetClosed,
     TailnetConfigError,
     TailnetForked,
     TailnetInternalError,
@@ -72,10 +73,17 @@ class _Library:
 
         Raises:
             TailnetForked: it was loaded before this process was forked.
+            TailnetClosed: the program has closed its descriptors.
             TailnetResourceError: a limit of this process leaves it no room.
             ImportError: it is missing, or of another version than the package.
         """
         if self.usable():
+            if self.native.lib.tailnet_intact() != Code.OK:
+                raise TailnetClosed(
+                    "this program has closed descriptors of the library (as os.closerange() and "
+                    "recipes for daemons do), and Go aborts the process when it misses them: close "
+                    "what must be closed before the first up()"
+                )
             return self.native
         if self.forked():
             raise TailnetForked(

@@ -67,6 +67,7 @@ static void handles(void) {
         EXPECT_CODE(TAILNET_OK, tailnet_set(h, TAILNET_KEEPIDLE, 1));
         EXPECT_CODE(TAILNET_E_ARGUMENT, tailnet_set(h, TAILNET_KEEPALIVE - 1, 1));
         EXPECT_CODE(TAILNET_E_ARGUMENT, tailnet_set(h, TAILNET_USER_TIMEOUT + 1, 1));
+        CHECK(tailnet_intact() == TAILNET_OK, "it has its descriptors");
         CHECK(tailnet_generation() >> 32 == 0, "nothing has changed yet but the time");
 
         EXPECT_CODE(TAILNET_E_ARGUMENT, tailnet_node_up(h, "{}", NULL));

@@ -18,6 +18,7 @@ import (
 /*
 What is seen on the IPN bus while a node joins, and what it means (design, section 4):
 
+	ErrMessage, "exit was ordered"                    Auth: the server's order, by build_patches.py
 	ErrMessage, "tailnet requires logging"            Unsupported
 	ErrMessage, rate limited (HTTP 429)               Connect, with retry_after
 	ErrMessage, what it sent is no key                Connect: a proxy or a login page answered
@@ -102,6 +103,8 @@ func (p *progress) decide(c *Config, waitForPerson bool) (running bool, _ *fault
 	switch {
 	case p.state == ipn.Running:
 		return true, nil
+	case strings.HasPrefix(said, exitOrdered):
+		return false, c.exitOrdered(said)
 	case strings.Contains(said, "requires logging to be enabled"):
 		return false, fault.New(fault.Unsupported, "this tailnet admits only nodes that send their logs to Tailscale; set log_upload=True")
 	case strings.Contains(said, "rate limited"):

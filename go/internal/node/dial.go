@@ -76,6 +76,9 @@ func (s *session) noRoute(ctx context.Context, addr Address, ip netip.Addr) erro
 
 // notRunning says why a node that was up no longer is.
 func (s *server) notRunning(ctx context.Context) error {
+	if why := s.ended.Load(); why != nil {
+		return why
+	}
 	st, err := s.local.StatusWithoutPeers(ctx)
 	if err != nil || st.BackendState == ipn.Running.String() {
 		return nil

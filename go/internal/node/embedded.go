@@ -48,6 +48,8 @@ type server struct {
 	before  *trace
 	held    hold   // the state directory, or the scratch one
 	scratch string // a temporary directory of ours, or ""
+
+	ended atomic.Pointer[fault.Error] // why it has left the tailnet by itself; nil while it has not
 }
 
 // timeWait replaces gVisor's 60 s: endpoints in TIME_WAIT are what holds memory after
@@ -207,6 +209,9 @@ func (e *embedded) running() (*server, error) {
 	defer e.mu.Unlock()
 	if e.server == nil || e.server.self == nil {
 		return nil, fault.New(fault.Closed, "the node has not joined the tailnet, or has left it")
+	}
+	if why := e.server.ended.Load(); why != nil {
+		return nil, why
 	}
 	return e.server, nil
 }

@@ -74,3 +74,35 @@ func TestVariables(t *testing.T) {
 		t.Error("variables.txt is out of date: run `python build_go.py --exec go test ./internal/node -run TestVariables -update`")
 	}
 }
+
+// ends matches a call that ends the process, outside of comments.
+var ends = regexp.MustCompile(`(?m)^\s*([^/\s].*)?\b((os|syscall|unix)\.Exit|log\.(Fatal|Panic)(f|ln)?)\(`)
+
+// TestEnds holds the list of docs/errors.md to the calls that end the process.
+func TestEnds(t *testing.T) {
+	document := string(read(t, "../../../docs/errors.md"))
+	_, list, ok := strings.Cut(document, "## What can end the process")
+	if !ok {
+		t.Fatal("docs/errors.md has no list")
+	}
+	documented := map[string]bool{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([^`]+)` \\|").FindAllStringSubmatch(list, -1) {
+		documented[m[1]] = true
+	}
+	found := map[string]bool{}
+	linked(t, func(pkg, file string, compiled bool) {
+		if compiled && !strings.HasPrefix(pkg, "tailnet") && ends.Match(read(t, file)) {
+			found[pkg] = true
+		}
+	}, "tailnet")
+	for pkg := range found {
+		if !documented[pkg] {
+			t.Errorf("%s can end the process, and docs/errors.md does not say when", pkg)
+		}
+	}
+	for pkg := range documented {
+		if !found[pkg] {
+			t.Errorf("%s ends no process; drop it from docs/errors.md", pkg)
+		}
+	}
+}

@@ -105,6 +105,15 @@ func covers(ip, other netip.Addr) bool {
 	return !ip.IsValid() || ip == other || ip.IsUnspecified() && other.Is4()
 }
 
+// end tells everybody who waits for a connection that none will come.
+func (p *ports) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, a := range p.m {
+		a.End()
+	}
+}
+
 func (p *ports) remove(at port) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

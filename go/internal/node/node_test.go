@@ -75,6 +75,7 @@ func TestEveryRowDecides(t *testing.T) {
 		{name: "refused", notes: []ipn.Notify{{Health: loginState(`fetch control key: Get "x": dial tcp 127.0.0.1:9: connect: connection refused`)}}, code: fault.Connect},
 		{name: "no descriptor left", notes: []ipn.Notify{{Health: loginState(`fetch control key: Get "x": dial tcp 127.0.0.1:9: socket: too many open files`)}}, code: fault.Resource},
 		{name: "rate limited", notes: []ipn.Notify{{ErrMessage: ptr("node registration rate limited; will retry after 7s")}}, code: fault.Connect, retryAfter: 7},
+		{name: "exit ordered", notes: []ipn.Notify{{ErrMessage: ptr("exit was ordered, with status 3")}}, code: fault.Auth},
 		{name: "logging demanded", notes: []ipn.Notify{{ErrMessage: ptr("tailnet requires logging to be enabled. Remove")}}, code: fault.Unsupported},
 		{name: "login", notes: []ipn.Notify{{State: ptr(ipn.NeedsLogin), BrowseToURL: ptr(url)}}, code: fault.LoginRequired},
 		{name: "login awaited", notes: []ipn.Notify{{State: ptr(ipn.NeedsLogin), BrowseToURL: ptr(url)}}, waiting: true, known: url},
@@ -241,14 +242,14 @@ func TestShortSecrets(t *testing.T) {
 
 func TestChildProcessesKeepTheirEnvironment(t *testing.T) {
 	t.Setenv("TS_AUTHKEY", "k")
-	p := Process{Env: map[string]string{"TS_DEBUG_X": "1"}}
+	p := Process{Env: map[string]string{"TS_DEBUG_NETCHECK": "1"}}
 	if err := p.fix(); err != nil {
 		t.Fatal(err)
 	}
-	if os.Getenv("TS_AUTHKEY") != "" || os.Getenv("TS_DEBUG_X") != "1" {
+	if os.Getenv("TS_AUTHKEY") != "" || os.Getenv("TS_DEBUG_NETCHECK") != "1" {
 		t.Error("Go does not see the environment it was given")
 	}
-	if cgetenv("TS_AUTHKEY") != "k" || cgetenv("TS_DEBUG_X") != "" {
+	if cgetenv("TS_AUTHKEY") != "k" || cgetenv("TS_DEBUG_NETCHECK") != "" {
 		t.Error("C, and so child processes, see Go's changes")
 	}
 	if err := p.fix(); err != nil {

@@ -61,7 +61,7 @@ func (e *embedded) join(ctx context.Context, s *server, args UpArgs) (*Identity,
 	e.mu.Lock()
 	s.joined(id)
 	e.mu.Unlock()
-	bridge.Go(func() { s.follow(func(ipn.Notify) {}, func() {}) })
+	bridge.Go(func() { s.follow(func(n ipn.Notify) { e.obey(s, n) }, func() {}) })
 	return id, nil
 }
 

@@ -134,6 +134,7 @@ func Start(config []byte) (_ *Control, err error) {
 		TagOwners:              map[string][]string{},
 		HoldMapRequest:         c.mapRequest,
 		MaybeRateLimitRegister: c.front.registration,
+		ModifyFirstMapResponse: c.front.order,
 		CheckRegister:          c.register,
 	}
 	if len(c.config.NodeAttrs) > 0 {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"tailscale.com/tailcfg"
 	"tailscale.com/types/logger"
 
 	"tailnet/internal/fault"
@@ -18,7 +19,7 @@ import (
 // A Fault is what the control server's HTTP layer does to its clients.
 type Fault struct {
 	Kind       string `json:"kind"`        // one of those in kinds
-	Status     int    `json:"status"`      // of the answers of "status" and "refuse_http"; 0 is 500
+	Status     int    `json:"status"`      // of the answers of "status" and "refuse_http"; 0 is 500. The exit status of "exit"
 	RetryAfter int    `json:"retry_after"` // seconds, in the header of "status" and "rate_limit"; 0 leaves it out
 	Message    string `json:"message"`     // why "reject" refuses
 }
@@ -34,10 +35,11 @@ var kinds = map[string]bool{
 	"refuse_http": true, // registrations get HTTP Status there
 	"reject":      true, // registrations are refused, because of Message
 	"no_map":      true, // registrations are answered, and requests for a network map never
+	"exit":        true, // every node is ordered to end its process, with exit status Status
 }
 
 // cutting are the kinds that end every connection, or running nodes would not notice.
-var cutting = map[string]bool{"refuse": true, "hang": true, "status": true, "no_map": true}
+var cutting = map[string]bool{"refuse": true, "hang": true, "status": true, "no_map": true, "exit": true}
 
 // front is the HTTP server that nodes talk to. A running node has one long-lived
 // connection, taken over from HTTP: faults must cut it, or the node would not notice.
@@ -81,12 +83,12 @@ func (f *front) serve(control http.Handler) {
 // was made under other rules.
 func (f *front) set(next Fault) error {
 	if !kinds[next.Kind] {
-		return fault.New(fault.Config, "fault: unknown kind %q; known are none, refuse, hang, status, rate_limit, refuse_http, reject and no_map", next.Kind)
+		return fault.New(fault.Config, "fault: unknown kind %q; known are none, refuse, hang, status, rate_limit, refuse_http, reject, no_map and exit", next.Kind)
 	}
 	if (next.Kind == "reject") != (next.Message != "") {
 		return fault.New(fault.Config, "fault: \"reject\", and no other kind, has a message")
 	}
-	if next.Status != 0 && (next.Status < 200 || next.Status > 599) {
+	if next.Kind != "exit" && next.Status != 0 && (next.Status < 200 || next.Status > 599) {
 		return fault.New(fault.Config, "fault: status %d is no final HTTP status", next.Status)
 	}
 	f.mu.Lock()
@@ -158,6 +160,15 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, "This is an offline tailnet. A test logs the node in with ControlServer.complete_login(url).\n")
 	default: // testcontrol would end the process
 		http.NotFound(w, r)
+	}
+}
+
+// order changes the first network map of each poll.
+func (f *front) order(m *tailcfg.MapResponse, _ *tailcfg.MapRequest) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if status := f.fault.Status; f.fault.Kind == "exit" {
+		m.Debug = &tailcfg.Debug{Exit: &status}
 	}
 }
 

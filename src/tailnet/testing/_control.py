@@ -43,7 +43,9 @@ KNOBS = {
     "TS_BIND_TO_NO_DEVICE_FOR_TEST": "true",
 }
 
-Fault = Literal["none", "refuse", "hang", "status", "rate_limit", "refuse_http", "reject", "no_map"]
+Fault = Literal[
+    "none", "refuse", "hang", "status", "rate_limit", "refuse_http", "reject", "no_map", "exit"
+]
 
 _STOP_TIMEOUT = 5.0  # seconds for the child to end by itself
 
@@ -288,8 +290,9 @@ class ControlServer:
                 never answered; "status", every request is answered with `status`; "rate_limit",
                 registrations get HTTP 429; "refuse_http", registrations get HTTP `status`, as
                 headscale refuses them; "reject", registrations are refused with `message`;
-                "no_map", registrations are answered, and requests for a network map never.
-            status: The HTTP status of "status" and "refuse_http".
+                "no_map", registrations are answered, and requests for a network map never;
+                "exit", every node is ordered to end its process.
+            status: The HTTP status of "status" and "refuse_http", the exit status of "exit".
             retry_after: Seconds, in a Retry-After header; 0 leaves it out.
             message: What the server says in "reject".
         """
