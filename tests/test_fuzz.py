@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from tailnet import AsyncTailnet, RetryPolicy, Tailnet, TailnetConfig, TailnetConfigError
-from tailnet._node import address_text, target_text
+from tailnet._address import address_text, target_text
 from tailnet._ops import deadline_of
 from tailnet._socket import parse_peer_name
 from tailnet._text import printable

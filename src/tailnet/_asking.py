@@ -14,17 +14,58 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import _lib, _ops
-from ._node import LocalNode, target_text
+from ._address import target_text
 from .errors import TailnetConfigError
-from .models import Ping, parse_ping
+from .models import Ping, Status, WhoIs, ip_of, parse_ping, parse_status, parse_whois
 
 if TYPE_CHECKING:
+    from ._node import LocalNode
     from ._wait import Steps
 
 PingKind = Literal["disco", "tsmp", "icmp", "peerapi"]
 
 # Seconds that an unanswered ping is waited for, as `tailscale ping` waits for each of its own.
 PING_TIMEOUT = 5.0
+
+# What whois() has answered is kept for so many addresses. A server that knows its callers asks at
+# every request: without this, a tenth of a millisecond each, most of it to build the model.
+_MOST_PEOPLE = 4096
+
+
+def whois(node: LocalNode, target: Any, timeout: float | None) -> Steps[WhoIs]:
+    """Say who has an address."""
+    handle, deadline = node.handle(), _ops.deadline_of(timeout)
+    text, generation = target_text(target), _lib.generation()
+    kept = node.people.get(text)
+    if kept is not None and kept[0] == generation:
+        return kept[1]
+    with node.or_closed():
+        asked = _lib.ask(handle, "whois", {"address": text})
+        who = parse_whois((yield from _ops.reply(asked, deadline, "who has that address")))
+    if len(node.people) >= _MOST_PEOPLE:
+        node.people.clear()
+    node.people[text] = generation, who  # of before the question: good until that changes
+    return who
+
+
+def is_own(node: LocalNode, target: Any) -> bool:
+    """Report whether an address, or a connection's peer, is this node. Nothing is asked."""
+    return ip_of(target_text(target)) in node.ips
+
+
+def status(node: LocalNode, timeout: float | None) -> Steps[Status]:
+    """Say how the node and its peers are."""
+    handle, deadline = node.handle(), _ops.deadline_of(timeout)
+    with node.or_closed():
+        asked = _lib.ask(handle, "status", {})
+        return parse_status((yield from _ops.reply(asked, deadline, "the status")))
+
+
+def watch(node: LocalNode) -> _ops.Lines:
+    """Open the stream of events."""
+    handle = node.handle()
+    with node.or_closed():
+        return _ops.Lines(_lib.ask(handle, "watch", {}))
 
 
 def ping(

@@ -11,7 +11,7 @@ Rules of this file:
   node speaks for the tailnet (`SO_PEERCRED`). Readers of the descriptor in C do not check; the
   directory's mode keeps other users out.
 
-What accept() returns is in _socket.py; who asks for a listener, in _node.py.
+What accept() returns is in _socket.py; the node that a listener belongs to, in _node.py.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
 from . import _lib, _ops
+from ._address import address_text
 from ._scratch import Scratch
 from ._socket import Address, TailnetSocket, TcpLike, parse_peer_name
 from .errors import TailnetClosed, TailnetConfigError, TailnetResourceError
@@ -59,26 +60,29 @@ _CLOSED = b"/0/closed"  # ends the name of the connection that says that the nod
 
 
 def listen(
-    node: LocalNode, address: str, backlog: int, deadline: float | None
+    node: LocalNode, address: str | Address, backlog: int, timeout: float | None
 ) -> Steps[TailnetListener]:
     """Make a listener. Where it fails or is given up, nothing is left of it."""
+    text, deadline = address_text(address), _ops.deadline_of(timeout)
     number: object = backlog  # from callers who may not check types
     if type(number) is not int or not 1 <= number < 1 << 31:
         raise TailnetConfigError(f"backlog: want a number, at least 1, and not {backlog!r}")
-    with _room(node, address):
+    handle = node.handle()  # before a socket is made
+    with _room(node, text):
         listening = Listening(node, backlog)
     try:
-        answer = yield from _ops.reply(
-            _lib.listen(
-                node.handle(),
-                {"address": address, "path": listening.path, "backlog": backlog},
-                listening.keep,
-            ),
-            deadline,
-            f"node {node.name!r} to listen on {address}",
-        )
-        listening.begin(**answer)
-        with _room(node, address):
+        with node.or_closed():
+            answer = yield from _ops.reply(
+                _lib.listen(
+                    handle,
+                    {"address": text, "path": listening.path, "backlog": backlog},
+                    listening.keep,
+                ),
+                deadline,
+                f"node {node.name!r} to listen on {text}",
+            )
+            listening.begin(**answer)
+        with _room(node, text):
             return TailnetListener(os.dup(listening.socket.fileno()), listening)
     except BaseException:
         listening.end()

@@ -1,4 +1,4 @@
-"""A node of this process: what it can be asked, once, for both faces.
+"""A node of this process: how it joins and leaves, once, for both faces.
 
 Rules of this file:
 
@@ -10,7 +10,8 @@ Rules of this file:
 - A node that nobody holds any more is closed, with a ResourceWarning; at interpreter exit every
   node is closed, so that what was written arrives and peers see their connections end.
 
-The waiting is in _wait.py, the calls in _lib.py.
+Questions to a node are in _asking.py; listening and dialing, in _listener.py and _dialing.py. The
+waiting is in _wait.py, the calls in _lib.py.
 """
 
 from __future__ import annotations
@@ -22,21 +23,18 @@ import ipaddress
 import json
 import logging
 import math
-import os
-import socket
 import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Generator, Iterable
-from typing import Any, NoReturn, cast
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import SecretStr
 
-from . import _lib, _listener, _logs, _ops, _scratch
+from . import _lib, _logs, _ops, _scratch
 from ._fd import Fd
 from ._settings import way_in
-from ._socket import TailnetSocket, parse_address, parse_peer_name
 from ._text import printable, quoted
 from ._wait import Call, Steps
 from .config import TailnetConfig
@@ -49,12 +47,14 @@ from .errors import (
     TailnetLoginRequired,
     TailnetTimeout,
 )
-from .models import IPAddress, Status, WhoIs, ip_of, parse_status, parse_whois
+from .models import IPAddress, WhoIs
+
+if TYPE_CHECKING:
+    from ._listener import Listening, TailnetListener
 
 log = logging.getLogger("tailnet")
 
 OnLogin = Callable[[str], object]
-SocketOptions = Iterable[tuple[int, int, int | bytes]]
 
 # How long connections may take to deliver what was written, when a node closes.
 CLOSE_TIMEOUT = 3.0
@@ -74,13 +74,13 @@ class LocalNode:
         self._own_ips: dict[int, str] = {}
         self.joined = False
         self.closed = False
-        self.listening: weakref.WeakSet[_listener.Listening] = weakref.WeakSet()
+        self.listening: weakref.WeakSet[Listening] = weakref.WeakSet()
         # Listeners whose descriptor has gone elsewhere: they go on although nobody holds them.
-        self.pinned: set[_listener.TailnetListener] = set()
+        self.pinned: set[TailnetListener] = set()
         self._lock = threading.RLock()  # a signal handler may close what its thread is making
         self._handle = 0
         self._document: SecretStr | None = None  # what the handle was made of
-        self._people: dict[str, tuple[int, WhoIs | None]] = {}
+        self.people: dict[str, tuple[int, WhoIs]] = {}  # what whois() has answered, and when
 
     @property
     def name(self) -> str:
@@ -276,7 +276,7 @@ class LocalNode:
         _lib.require_real_sockets()
         return self._handle
 
-    # --- what can be asked of it --------------------------------------------------------------
+    # --- for what is asked of it (_asking.py) and made with it (_listener.py, _dialing.py) --------
 
     @contextlib.contextmanager
     def or_closed(self) -> Generator[None]:
@@ -288,163 +288,10 @@ class LocalNode:
                 raise _closed(self) from None
             raise
 
-    def listen(
-        self, address: str | tuple[str, int], backlog: int, timeout: float | None
-    ) -> Steps[_listener.TailnetListener]:
-        """Make a listener."""
-        deadline = _ops.deadline_of(timeout)
-        self.handle()  # before a socket is made
-        with self.or_closed():
-            return (yield from _listener.listen(self, address_text(address), backlog, deadline))
-
-    def dial(
-        self,
-        address: str | tuple[str, int],
-        timeout: float | None,
-        leave_timeout: float | None,
-        options: SocketOptions | None = None,
-    ) -> Steps[TailnetSocket]:
-        """Connect; `leave_timeout` is the new socket's own, and `options` are set on it."""
-        text = address_text(address)
-        handle, deadline = self.handle(), _ops.deadline_of(timeout)
-        dialing = Fd(TailnetSocket, own=_NOWHERE, peer=_NOWHERE, keeps=self)
-        try:
-            with self.or_closed():
-                _lib.dial(handle, text, dialing)
-                answer = yield from _ops.answer(dialing, deadline, f"a connection to {text}")
-            connection: TailnetSocket = dialing.made
-            connection._begin(
-                own=parse_address(answer["local"]),
-                peer=parse_address(answer["remote"]),
-                connection=answer["connection"],
-                whole=answer["whole"],
-                usual=answer["options"],
-            )
-            connection.settimeout(leave_timeout)
-            for level, optname, value in options or ():
-                connection.setsockopt(level, optname, value)
-            dialing.release()
-            return connection
-        except TailnetTimeout as e:
-            why = "its machine may be offline, or the tailnet's rules forbid it"
-            raise TailnetTimeout(f"{e}; {why}") from None
-        finally:
-            dialing.cancel()  # of no effect once it is released
-
-    def whois(self, target: Any, timeout: float | None) -> Steps[WhoIs]:
-        """Say who has an address."""
-        handle, deadline = self.handle(), _ops.deadline_of(timeout)
-        text, generation = target_text(target), _lib.generation()
-        since, who = self._people.get(text, _NOBODY)
-        if who is not None and since == generation:
-            return who
-        with self.or_closed():
-            source = _lib.ask(handle, "whois", {"address": text})
-            who = parse_whois((yield from _ops.reply(source, deadline, "who has that address")))
-        if len(self._people) >= _MOST_PEOPLE:
-            self._people.clear()
-        self._people[text] = generation, who  # of before the question: good until that changes
-        return who
-
-    def status(self, timeout: float | None) -> Steps[Status]:
-        """Say how the node and its peers are."""
-        handle, deadline = self.handle(), _ops.deadline_of(timeout)
-        with self.or_closed():
-            return parse_status(
-                (yield from _ops.reply(_lib.ask(handle, "status", {}), deadline, "the status"))
-            )
-
-    def watch(self) -> _ops.Lines:
-        """Open the stream of events."""
-        handle = self.handle()
-        with self.or_closed():
-            return _ops.Lines(_lib.ask(handle, "watch", {}))
-
-    def is_own(self, target: Any) -> bool:
-        """Report whether an address, or a connection's peer, is this node."""
-        return ip_of(target_text(target)) in self.ips
-
     def own_ip(self, peer: str | None = None) -> str:
         """Return this node's address, of the peer's family where it has one."""
         version = 6 if peer is not None and ":" in peer else 4
         return self._own_ips.get(version) or str(self.ips[0])  # asked for each connection
-
-
-# What whois() has answered is kept for so many addresses. A server that knows its callers asks at
-# every request: without this, a tenth of a millisecond each, most of it to build the model.
-_MOST_PEOPLE = 4096
-_NOBODY: tuple[int, WhoIs | None] = (0, None)
-
-_NOWHERE = ("", 0)  # where a connection begins that is not made yet
-
-
-def address_text(address: Any) -> str:
-    """Return "host:port" for what names an address: that, or (host, port) as sockets have it.
-
-    Raises:
-        TailnetConfigError: it is neither.
-    """
-    if isinstance(address, str):
-        return address
-    match address:
-        case (str() | ipaddress.IPv4Address() | ipaddress.IPv6Address() as host, int(port), *_) if (
-            port.bit_length() < 64  # else it cannot even be written
-        ):
-            host = str(host)
-            return f"[{host}]:{port}" if ":" in host and "/" not in host else f"{host}:{port}"
-        case (str() | ipaddress.IPv4Address() | ipaddress.IPv6Address() as host, str() as port, *_):
-            help_ = "; the port must be a number"
-            with contextlib.suppress(OSError, ValueError):  # a name that /etc/services lacks
-                number = int(port) if port.isdecimal() else socket.getservbyname(port, "tcp")
-                help_ += f": {(str(host), number)}"
-        case int() as port:
-            help_ = f'; port {port} of this node is ":{port}", and of another one "name:{port}"'
-        case _:
-            help_ = ""
-    raise TailnetConfigError(
-        f'address {quoted(address)}: want "host:port" or (host, port), a text and a number{help_}'
-    )
-
-
-def target_text(target: Any) -> str:
-    """Return the address of what whois may be asked about.
-
-    Raises:
-        TailnetConfigError: it has none.
-    """
-    if isinstance(target, socket.socket):
-        target = _peer_of(target)
-    elif hasattr(target, "getpeername"):
-        target = target.getpeername()
-    elif hasattr(target, "get_extra_info"):  # an asyncio transport or StreamWriter
-        target = target.get_extra_info("peername")
-    if isinstance(target, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
-        return str(target)
-    if (name := parse_peer_name(target)) is not None:  # of a plain socket, or one in C
-        target = name.address
-    if isinstance(target, str):
-        return target
-    if isinstance(target, (tuple, list)):
-        pair = cast("tuple[Any, ...]", target)
-        address_text(pair)  # for its error
-        return str(pair[0])
-    raise TailnetConfigError(
-        f"whois: {quoted(target)} is no address of the tailnet, and no connection"
-    )
-
-
-def _peer_of(connection: socket.socket) -> object:
-    """Return a connection's peer, as its class or else the kernel names it."""
-    try:
-        if isinstance(connection, TailnetSocket):
-            return connection.getpeername()
-        # Not by its own getpeername: that of an SSLSocket made from an as_inet() view reads the
-        # kernel's answer as an address of TCP, which it is not.
-        with socket.socket(socket.AF_UNIX, fileno=os.dup(connection.fileno())) as plain:
-            return plain.getpeername()
-    except OSError as e:
-        problem = f"whois: {connection!r} is not connected: {e.strerror}"
-    raise TailnetConfigError(problem)
 
 
 @way_in

@@ -11,7 +11,7 @@ Rules of this file:
 - A unix socket shows an aborted connection as a plain end. The library remembers how each
   connection ended, and it is asked before an end is believed.
 
-How a connection gets here: _listener.py (accepted) and _node.py (dialed).
+How a connection gets here: _listener.py (accepted) and _dialing.py (dialed).
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 Rules of this file:
 
-- Nothing here knows how anything is done: each method runs one generator of _node.py. Its
-  asynchronous twin, _tailnet_async.py, differs in the waiting alone.
+- Nothing here knows how anything is done: each method runs one generator of _node.py, _asking.py,
+  _listener.py or _dialing.py. The asynchronous twin, _tailnet_async.py, differs in the waiting
+  alone.
 - What both faces share without waiting is in the two base classes.
 """
 
@@ -14,10 +15,11 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
-from . import _asking, _ops
+from . import _asking, _dialing, _listener, _ops
 from ._asking import PING_TIMEOUT, PingKind
+from ._dialing import SocketOptions
 from ._listener import TailnetListener
-from ._node import CLOSE_TIMEOUT, LocalNode, OnLogin, SocketOptions
+from ._node import CLOSE_TIMEOUT, LocalNode, OnLogin
 from ._socket import Address, TailnetSocket
 from ._wait import wait
 from .config import TailnetConfig
@@ -151,7 +153,7 @@ class HandleBase:
         Raises:
             TailnetConfigError: `target` is no IP address and has none.
         """
-        return self._node.is_own(target)
+        return _asking.is_own(self._node, target)
 
     @property
     def config(self) -> TailnetConfig:
@@ -249,7 +251,7 @@ class TailnetHandle(HandleBase):
         connection: a wrapped listener shows no peer, and its port is given back by closing the
         TailnetListener.
         """
-        return wait(self._node.listen(address, backlog, timeout))
+        return wait(_listener.listen(self._node, address, backlog, timeout))
 
     def dial(self, address: str | Address, *, timeout: float | None = None) -> TailnetSocket:
         """Connect to a peer and return a real connected, blocking socket.
@@ -274,7 +276,7 @@ class TailnetHandle(HandleBase):
 
         After a failure or an interrupt nothing is left of it.
         """
-        return wait(self._node.dial(address, timeout, None))
+        return wait(_dialing.dial(self._node, address, timeout, None))
 
     def create_connection(
         self,
@@ -296,7 +298,7 @@ class TailnetHandle(HandleBase):
         """
         if timeout is DEFAULT_TIMEOUT:
             timeout = socket.getdefaulttimeout()
-        return wait(self._node.dial(address, timeout, timeout, socket_options))
+        return wait(_dialing.dial(self._node, address, timeout, timeout, socket_options))
 
     def whois(self, target: WhoIsTarget, *, timeout: float | None = None) -> WhoIs:
         """Say who is behind an address of the tailnet.
@@ -316,7 +318,7 @@ class TailnetHandle(HandleBase):
             TailnetNotRunning: the tailscaled behind it is gone, or does not answer.
             TailnetClosed: the node was closed.
         """
-        return wait(self._node.whois(target, timeout))
+        return wait(_asking.whois(self._node, target, timeout))
 
     def status(self, *, timeout: float | None = None) -> Status:
         """Return the state of the node and of the peers it sees.
@@ -326,7 +328,7 @@ class TailnetHandle(HandleBase):
             TailnetNotRunning: the tailscaled behind it is gone, or does not answer.
             TailnetClosed: the node was closed.
         """
-        return wait(self._node.status(timeout))
+        return wait(_asking.status(self._node, timeout))
 
     def ping(
         self,
@@ -395,7 +397,7 @@ class Watch(Iterator[Event]):
     """
 
     def __init__(self, node: LocalNode) -> None:
-        self._lines = node.watch()
+        self._lines = _asking.watch(node)
 
     def next(self, timeout: float | None = None) -> Event:
         """Return the next event.

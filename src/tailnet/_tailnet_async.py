@@ -11,10 +11,11 @@ import socket
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from . import _asking, _ops
+from . import _asking, _dialing, _listener, _ops
 from ._asking import PING_TIMEOUT, PingKind
+from ._dialing import SocketOptions
 from ._listener import TailnetListener
-from ._node import CLOSE_TIMEOUT, LocalNode, OnLogin, SocketOptions
+from ._node import CLOSE_TIMEOUT, LocalNode, OnLogin
 from ._socket import Address, TailnetSocket
 from ._tailnet import (
     DEFAULT_TIMEOUT,
@@ -71,7 +72,7 @@ class AsyncTailnetHandle(HandleBase):
         The listener is non-blocking: give it to `asyncio.start_server(sock=...)`, or accept with
         `loop.sock_accept`.
         """
-        listener = await wait_async(self._node.listen(address, backlog, timeout))
+        listener = await wait_async(_listener.listen(self._node, address, backlog, timeout))
         listener.setblocking(False)
         return listener
 
@@ -80,7 +81,7 @@ class AsyncTailnetHandle(HandleBase):
 
         The socket is non-blocking: give it to `asyncio.open_connection(sock=...)`.
         """
-        return await wait_async(self._node.dial(address, timeout, 0.0))
+        return await wait_async(_dialing.dial(self._node, address, timeout, 0.0))
 
     async def create_connection(
         self,
@@ -94,15 +95,15 @@ class AsyncTailnetHandle(HandleBase):
         """Connect, with the arguments of `socket.create_connection`; the socket is non-blocking."""
         if timeout is DEFAULT_TIMEOUT:
             timeout = socket.getdefaulttimeout()
-        return await wait_async(self._node.dial(address, timeout, 0.0, socket_options))
+        return await wait_async(_dialing.dial(self._node, address, timeout, 0.0, socket_options))
 
     async def whois(self, target: WhoIsTarget, *, timeout: float | None = None) -> WhoIs:
         """Say who is behind an address; see TailnetHandle.whois."""
-        return await wait_async(self._node.whois(target, timeout))
+        return await wait_async(_asking.whois(self._node, target, timeout))
 
     async def status(self, *, timeout: float | None = None) -> Status:
         """Return the state of the node and its peers; see TailnetHandle.status."""
-        return await wait_async(self._node.status(timeout))
+        return await wait_async(_asking.status(self._node, timeout))
 
     async def ping(
         self,
@@ -138,7 +139,7 @@ class AsyncWatch(AsyncIterator[Event]):
     """The events of a node; see Watch."""
 
     def __init__(self, node: LocalNode) -> None:
-        self._lines = node.watch()
+        self._lines = _asking.watch(node)
 
     async def next(self, timeout: float | None = None) -> Event:
         """Return the next event.

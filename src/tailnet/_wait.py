@@ -14,7 +14,7 @@ same generator serves both faces. The protocol:
 - A runner exhausts or closes the generator in every case.
 
 A runner for trio would be a third function here, on `trio.lowlevel.wait_readable`. The
-generators are in _ops.py and _node.py.
+generators are in _ops.py, _node.py, _asking.py, _listener.py and _dialing.py.
 """
 
 from __future__ import annotations

@@ -88,6 +88,7 @@ def configuration(path: Path) -> None:
     assert_type(TailnetConfig.model_validate({"port": 1}), TailnetConfig)
     assert_type(TailnetConfig.model_validate_json("{}"), TailnetConfig)
     assert_type(TailnetConfig.model_validate_strings({"port": "1"}), TailnetConfig)
+    assert_type(TailnetConfig.model_construct(port=1), TailnetConfig)
     assert_type(config.to_native(), dict[str, Any])
     assert_type(config.resolved_auth_key({}), str)
     assert_type(config.resolved_control_url({}), str)
@@ -409,6 +410,7 @@ def control(server: ControlServer) -> None:
     assert_type(server.set_grantable_tags(["tag:a"]), None)
     assert_type(server.set_grantable_tags(None), None)
     assert_type(server.fault("status", status=503), None)
+    assert_type(server.restart_relay(), None)
     assert_type(server.stop(), None)
     server.fault("fire")  # type: ignore[arg-type]
     raise ControlServerError("x")

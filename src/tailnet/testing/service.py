@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .. import _ops
+from .. import _asking, _listener, _ops
 from .._node import LocalNode
 from .._tailnet import TailnetHandle
 from .._tailnet_async import AsyncTailnetHandle
@@ -105,7 +105,7 @@ def _know(node: LocalNode, others: list[LocalNode]) -> Steps[None]:
     """Wait until a node has heard of others."""
     deadline = _ops.deadline_of(MEET_TIMEOUT)
     unknown = {other.ips[0]: other.name for other in others if other is not node}
-    lines = node.watch()
+    lines = _asking.watch(node)
     try:
         while unknown:
             what = f"node {node.name!r} to hear of {', '.join(unknown.values())}"
@@ -168,7 +168,7 @@ class _Running:
     def _begin(self) -> Steps[LocalNode]:
         """Join, listen, and return the node to call from."""
         self._local = yield from self._nodes.join(self._hostname)
-        self._listener = yield from self._local.listen(self._listen_on, 128, None)
+        self._listener = yield from _listener.listen(self._local, self._listen_on, 128, None)
         self._address = self._listener.getsockname()
         return (yield from self._nodes.caller())
 
