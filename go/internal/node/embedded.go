@@ -29,13 +29,19 @@ type embedded struct {
 	cfg *Config
 	log *logger
 
+	deafen func()
+
 	mu     sync.Mutex
 	server *server       // nil before up; a pending one while a person must act
 	ending chan struct{} // closed when the server before has given the state directory back; or nil
 	ports  ports
 }
 
-func newEmbedded(c *Config) *embedded { return &embedded{cfg: c, log: newLogger(c)} }
+func newEmbedded(c *Config) *embedded {
+	e := &embedded{cfg: c, log: newLogger(c)}
+	e.deafen = e.log.hears(c)
+	return e
+}
 
 // server is one life of a tsnet.Server, with what must be undone after it. Its session
 // ends before tsnet is closed, whose Close takes 5 s while a watcher is open.
@@ -87,7 +93,7 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 		ControlURL:    e.cfg.ControlURL,
 		Port:          e.cfg.Port,
 		AdvertiseTags: e.cfg.Tags,
-		UserLogf:      e.log.at("info"),
+		UserLogf:      e.log.userLogf(e.cfg),
 		Logf: func(format string, args ...any) {
 			if strings.Contains(format, "unable to bind") {
 				noPort.Store(fmt.Sprintf(format, args...))
@@ -225,6 +231,7 @@ func (e *embedded) session() (*session, error) {
 }
 
 func (e *embedded) close() {
+	e.deafen()
 	e.mu.Lock()
 	s := e.server
 	e.server = nil

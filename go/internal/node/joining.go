@@ -68,6 +68,13 @@ func (l *life) join(ctx context.Context, args UpArgs) (*Identity, error) {
 	}
 	id.ControlURL = cmp.Or(prefs.ControlURL, ipn.DefaultControlURL)
 	l.tun, l.node = st.TUN, string(st.Self.ID)
+	if l.child != nil {
+		// netstack.go, acceptTCP and acceptUDP. Shields up would refuse our entries too: the packet
+		// filter comes before them.
+		l.log.at("warning")("a tailscaled in userspace mode hands everything that the tailnet's rules let through to 127.0.0.1: " +
+			"peers reach what any program of this machine has there, with and without listen(). Let the rules allow only the ports that this program " +
+			"listens on, or use backend=\"embedded\", which refuses the others")
+	}
 	l.serve.init(l.session, l.log)
 	return id, nil
 }

@@ -151,6 +151,6 @@ func (StdLog) Write(p []byte) (int, error) {
 			os.Stderr.WriteString(redact(string(p)))
 		}
 	}
-	Log("", "warning", strings.TrimSpace(string(p)))
+	tell(strings.TrimSpace(string(p)))
 	return len(p), nil
 }

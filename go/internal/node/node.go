@@ -70,6 +70,7 @@ func New(c *Config) (*Node, error) {
 		return nil, fault.New(fault.Config, "backend: %q is neither \"embedded\" nor \"tailscaled\"", c.Backend)
 	}
 	if err := c.Process.fix(); err != nil {
+		n.backend.close()
 		return nil, err
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
