@@ -582,16 +582,18 @@ def test_a_state_directory_that_is_read_only(
 # --- leaving ---
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
 def test_a_signal_handler_closes_what_its_thread_makes(
-    net: Testnet, monkeypatch: pytest.MonkeyPatch
+    net: Testnet, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     """close() in the midst of up(), by the same thread, ends it, and nothing stays open."""
     made, tailnet = _lib.node_new, net.tailnet("undecided")
 
-    def interrupted(document: SecretStr) -> int:
-        handle = made(document)
-        tailnet.close()  # as a handler would that runs here
-        return handle
+    def interrupted(document: SecretStr, keep: Callable[[int], None]) -> None:
+        if when == "before":
+            tailnet.close()  # as a handler would that runs here
+        made(document, keep)
+        tailnet.close()
 
     with nothing_left():
         monkeypatch.setattr(_lib, "node_new", interrupted)

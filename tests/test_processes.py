@@ -828,3 +828,48 @@ def test_a_file_for_tls_keys_that_cannot_be_written(own_net: Testnet) -> None:
         SSLKEYLOGFILE="/nowhere/keys",
     )
     assert "SSLKEYLOGFILE: open /nowhere/keys: no such file or directory" in out
+
+
+def test_ctrl_c_at_every_step_of_making_a_node(own_net: Testnet) -> None:
+    """Wherever an interrupt comes while a node is made, close() leaves no node in the library."""
+    out = run(
+        own_net,
+        """
+        from tailnet import _lib, _node
+        config = TailnetConfig.from_env(hostname="torn", control_url="http://127.0.0.1:1")
+        Tailnet(config).close()
+        _lib.stats()
+        making = {_lib.node_new.__code__, _lib._call.__code__, _lib._invoke.__code__}
+        left = steps = 0
+
+        def trace(frame, event, arg):
+            global left
+            if frame.f_code not in making:
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                left -= 1
+                if left == 0:
+                    raise KeyboardInterrupt  # which also ends the tracing
+            return trace
+
+        while True:
+            node = _node.LocalNode(config)
+            make = node._made(None)
+            left = steps = steps + 1
+            sys.settrace(trace)
+            try:
+                next(make)
+            except KeyboardInterrupt:
+                assert _lib.stats()["nodes"] <= (node._handle != 0), steps
+                leaving = node.start_closing(0)
+                assert _lib.stats()["nodes"] == 0, steps
+            except StopIteration:  # it was made before so many steps
+                break
+            finally:
+                sys.settrace(None)
+        node.start_closing(0)
+        print(steps > 100, _lib.stats()["nodes"])
+        """,
+    )
+    assert out == "True 0\n"

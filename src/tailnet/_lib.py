@@ -213,11 +213,16 @@ def logs() -> Fd:
     return _pending(_call("tailnet_logs"))
 
 
-def node_new(config: SecretStr) -> int:
-    """Make a node that has not joined, and return its handle."""
+def node_new(config: SecretStr, keep: Callable[[int], None]) -> None:
+    """Make a node that has not joined; `keep` is given its handle."""
     handle = _library.open().ffi.new("tailnet_handle *")
-    _call("tailnet_node_new", config, handle)
-    return int(handle[0])
+    try:
+        _call("tailnet_node_new", config, handle)
+        keep(int(handle[0]))
+    except BaseException:  # an interrupt, where nobody else knows the handle
+        if handle[0]:
+            node_close(int(handle[0]), 0.0)
+        raise
 
 
 def node_up(node: int, args: Mapping[str, Any]) -> Document | Fd:

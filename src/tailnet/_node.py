@@ -191,22 +191,31 @@ class LocalNode:
                 from . import _handover  # noqa: F401 # pyright: ignore[reportUnusedImport]
 
                 _scratch.sweep()
-                _logs.reader.retain()
-                try:
-                    self._handle = _lib.node_new(document)
-                except BaseException:
-                    _logs.reader.release()
-                    raise
+                self._make(document)
                 self._document = document
                 _live.add(self)
-                try:
-                    self._require_open()
-                except TailnetClosed:  # by a signal handler, meanwhile
-                    self._leave(0.0)
-                    raise
                 if ignored := self.config.ignored():
                     log.warning("[%s] not used: %s", self.name, ignored)
             return self._handle
+
+    def _make(self, document: SecretStr) -> None:
+        """Make the library's node; nothing of it is left after an error."""
+        kept = False
+
+        def keep(handle: int) -> None:
+            nonlocal kept
+            self._handle, kept = handle, True
+
+        _logs.reader.retain()
+        try:
+            _lib.node_new(document, keep)
+            self._require_open()  # a signal handler may have closed it meanwhile
+        except BaseException:
+            if self._handle:
+                self._leave(0.0)
+            elif not kept:  # else close() has taken the handle, and released this
+                _logs.reader.release()
+            raise
 
     def close(self, timeout: float) -> Steps[None]:
         """Drain for at most `timeout` seconds and leave."""
