@@ -219,6 +219,14 @@ def test_it_comes_back_as_it_went(server: TailnetHandle, net: Testnet) -> None:
                     far.recv(1)
 
 
+def test_what_is_closed_is_not_handed_over(server: TailnetHandle) -> None:
+    """A closed listener is EBADF, as for any other call."""
+    listener = server.listen(":0")
+    listener.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        reduction.ForkingPickler.dumps(listener)
+
+
 @pytest.mark.parametrize("dump", [pickle.dumps, copy.copy], ids=["pickle", "copy"])
 def test_any_other_pickle_says_what_to_do(server: TailnetHandle, dump: Any) -> None:
     """A descriptor cannot be written into bytes; the error says what hands it over."""

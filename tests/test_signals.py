@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ STOPPED = 128 + signal.SIGTERM
 
 # Beyond what the README's lines say: an application that answers with SIZE bytes.
 APP = f"""
-import signal, sys
+import os, signal, sys
 import uvicorn
 from tailnet import *
 
@@ -67,9 +68,10 @@ def serve(net: Testnet, name: str, code: str) -> subprocess.Popen[str]:
     )
 
 
-def hears_all(caller: TailnetHandle, program: subprocess.Popen[str], name: str) -> None:
+def hears_all(
+    caller: TailnetHandle, program: subprocess.Popen[str], name: str, status: int = STOPPED
+) -> None:
     """Ask, have the program stopped in the middle, read late, and find everything there."""
-    assert program.stderr is not None
     eventually("it is there", lambda: name in {peer.hostname for peer in caller.status().peers})
     with caller.dial(f"{name}:80", timeout=WAIT) as conn, conn.makefile("rb") as answer:
         conn.settimeout(WAIT)
@@ -79,15 +81,14 @@ def hears_all(caller: TailnetHandle, program: subprocess.Popen[str], name: str) 
         got = len(answer.read(SIZE // 2))
         program.terminate()
         got += len(answer.read(SIZE - LEFT - got))
-        assert any("Finished server process" in line for line in program.stderr)
         eventually(
-            "it waits for that, or is gone",
+            "the server has ended, and the node waits for the reader, or is gone",
             lambda: program.poll() is not None or sits_in("poll", program.pid),
         )
         while more := answer.read(1 << 14):  # and then the end, or a ConnectionResetError
             got += len(more)
         assert got == SIZE
-    assert program.wait(WAIT) == STOPPED
+    assert program.wait(WAIT) == status
 
 
 @pytest.mark.parametrize("turn", range(3))
@@ -113,6 +114,46 @@ with graceful():
 """
     with serve(own_net, "uvicorn-async", code) as program:
         hears_all(caller, program, "uvicorn-async")
+
+
+GUNICORN = f"""
+import gunicorn.app.base
+
+class Server(gunicorn.app.base.BaseApplication):
+    def load_config(self):
+        self.cfg.set("bind", f"fd://{{listener.fileno()}}")
+    def load(self):
+        def application(environ, start):
+            start("200 OK", [("Content-Length", "{SIZE}")])
+            return [bytes(1 << 20)] * 40
+        return application
+
+with graceful(), Tailnet(hostname="api") as tn, tn.listen(":80") as listener:
+    Server().run()
+"""
+HYPERCORN = """
+import asyncio
+import hypercorn.asyncio, hypercorn.config
+
+async def main():
+    async with AsyncTailnet(hostname="api") as tn:
+        listener = await tn.listen(":80")
+        config = hypercorn.config.Config()
+        config.bind = f"fd://{os.dup(listener.fileno())}"
+        await hypercorn.asyncio.serve(app, config)
+
+with graceful():
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("server", [GUNICORN, HYPERCORN], ids=["gunicorn", "hypercorn"])
+def test_servers_that_return_deliver(
+    own_net: Testnet, caller: TailnetHandle, server: str, request: pytest.FixtureRequest
+) -> None:
+    """So do servers that handle SIGTERM and then return; the program ends with their status."""
+    with serve(own_net, name := request.node.callspec.id, server) as program:
+        hears_all(caller, program, name, 0)
 
 
 def test_an_interrupted_close_is_finished_before_the_end(
@@ -203,6 +244,19 @@ WAITING = {
                 await asyncio.sleep(0)
                 print("its task goes on")
         asyncio.run(main())
+    """,
+    "asyncio, within its task": """
+        async def main():
+            with graceful(), leaving():
+                await asyncio.get_running_loop().create_future()
+        asyncio.run(main())
+    """,
+    "a decorated function": """
+        @graceful()
+        def main():
+            with leaving():
+                threading.Event().wait()
+        main()
     """,
     "uvloop": """
         async def main():
@@ -322,6 +376,13 @@ def test_it_is_nested_and_gives_back() -> None:
         assert stop(program) == (0, f"left\nTrue\n{STOPPED} True\nnot stopped True\n", "")
 
 
+FIRST_PROCESS = (
+    "unshare",
+    *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]),
+    *("--pid", "--fork", "--kill-child"),
+)
+
+
 def test_one_request_may_arrive_twice() -> None:
     """A signal to the process and to its group is one request: it does not cut the leaving off."""
     code = """
@@ -339,7 +400,18 @@ def test_one_request_may_arrive_twice() -> None:
 
 @pytest.mark.parametrize(
     ("command", "status"),
-    [((), -signal.SIGTERM), (("unshare", "--pid", "--fork", "--kill-child"), STOPPED)],
+    [
+        ((), -signal.SIGTERM),
+        pytest.param(
+            FIRST_PROCESS,
+            STOPPED,
+            marks=pytest.mark.skipif(
+                shutil.which("unshare") is None
+                or subprocess.run([*FIRST_PROCESS, "true"], check=False).returncode != 0,
+                reason="needs Linux, unshare(1) and the right to",
+            ),
+        ),
+    ],
     ids=["", "first process"],
 )
 def test_impatience_kills(command: tuple[str, ...], status: int) -> None:

@@ -27,7 +27,8 @@ from ._socket import TailnetSocket
 # Kept across a fork, and drawn anew in any other process.
 _LIBRARY = secrets.token_hex(8)
 
-_listenings: weakref.WeakValueDictionary[int, Listening] = weakref.WeakValueDictionary()
+# Those that were handed over, by the path of their socket.
+_listenings: weakref.WeakValueDictionary[str, Listening] = weakref.WeakValueDictionary()
 
 
 class _Abroad:
@@ -51,6 +52,7 @@ class Received(Listening):
         self.node: Any = _Abroad(own_ips)
         self.ip, self.port = ip, port
         self.ended = False
+        self.path = ""
         self.handle = 0
         self.usual = None
         self._owner = owner
@@ -65,13 +67,15 @@ class Received(Listening):
 
 
 def _reduce_listener(listener: TailnetListener) -> tuple[Any, ...]:
+    listener._check_open()
     listening = listener._listening
     fd = reduction.DupFd(listener.fileno())
     listening.node.pinned.add(listener)  # dropped here, it goes on there
-    _listenings[id(listening)] = listening
+    if listening.local:
+        _listenings[listening.path] = listening
     return _rebuild_listener, (
         fd,
-        (_LIBRARY, id(listening)),
+        (_LIBRARY, listening.path),
         listening.describe(),
         listener._inet,
         listener.gettimeout(),
@@ -81,14 +85,14 @@ def _reduce_listener(listener: TailnetListener) -> tuple[Any, ...]:
 
 def _rebuild_listener(
     fd: Any,
-    identity: tuple[str, int],
+    identity: tuple[str, str],
     description: tuple[str, int, int, tuple[str, str]],
     inet: bool,
     timeout: float | None,
     options: dict[tuple[int, int], int],
 ) -> TailnetListener:
-    library, number = identity
-    listening = _listenings.get(number) if library == _LIBRARY else None
+    library, path = identity
+    listening = _listenings.get(path) if library == _LIBRARY else None
     listener = TailnetListener(fd.detach(), listening or Received(*description), inet=inet)
     listener.settimeout(timeout)
     listener._options = options
@@ -96,6 +100,7 @@ def _rebuild_listener(
 
 
 def _reduce_socket(connection: TailnetSocket) -> tuple[Any, ...]:
+    connection._check_open()
     return _rebuild_socket, (
         reduction.DupFd(connection.fileno()),
         _LIBRARY,

@@ -263,6 +263,9 @@ class TailnetListener(TcpLike):
     def accept(self) -> tuple[TailnetSocket, Address]:
         """Return the next connection and its peer's (ip, port).
 
+        The ip is text, as any socket has it; the addresses of a node and of the models are objects.
+        `tn.is_own(peer)` and `tn.status().peer(peer)` take either.
+
         Raises:
             TimeoutError: none came within `settimeout()`.
             BlockingIOError: the listener is non-blocking, and none is there.

@@ -131,6 +131,7 @@ def _is_interrupt(error: BaseException) -> bool:
 
     KeyboardInterrupt, the CancelledError of asyncio, and a group of such from trio or anyio.
     """
-    if isinstance(members := getattr(error, "exceptions", None), tuple):
+    members: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+    if members:
         return all(map(_is_interrupt, members))
     return not isinstance(error, (Exception, SystemExit))

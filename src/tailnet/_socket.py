@@ -312,7 +312,7 @@ class TailnetSocket(TcpLike):
         plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, os.dup(self.fileno()))
         plain.settimeout(self.gettimeout())
         # The node is not taken for forgotten while this is held, either.
-        weakref.finalize(plain, lambda _: None, self._keeps).atexit = False
+        weakref.finalize(plain, id, self._keeps).atexit = False
         return plain
 
     # --- the end of a connection --------------------------------------------------------------

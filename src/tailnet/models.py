@@ -18,7 +18,7 @@ import contextlib
 import ipaddress
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -289,8 +289,9 @@ def ip_of(address: object) -> IPAddress:
     match address:
         case ipaddress.IPv4Address() | ipaddress.IPv6Address():
             return address
-        case (str() | ipaddress.IPv4Address() | ipaddress.IPv6Address() as host, *_):
-            return ip_of(host)
+        case tuple() | list() if address:
+            pair = cast("tuple[object, ...]", address)
+            return ip_of(pair[0])
         case str():
             for text in (address, address.rpartition(":")[0].removeprefix("[").removesuffix("]")):
                 with contextlib.suppress(ValueError):
