@@ -302,7 +302,7 @@ func (l *life) acceptServed(ln *net.TCPListener, on []netip.Addr, a *bridge.Acce
 	accepting(ln, func(c *net.TCPConn) {
 		// Here, not in a goroutine: what it asks is true only as long as the other end is open.
 		if uid, err := owners.AcceptedUID(c); err != nil || uid != l.uid {
-			l.log.at("warning")("refused a connection to %v, which only tailscaled (uid %d) may make: %v", ln.Addr(), l.uid,
+			l.refusals.log(l.log.at("warning"), "refused a connection to %v, which only tailscaled (uid %d) may make: %v", ln.Addr(), l.uid,
 				cmp.Or(err, fmt.Errorf("it is of uid %d", uid)))
 			reset(c)
 			return
@@ -310,7 +310,7 @@ func (l *life) acceptServed(ln *net.TCPListener, on []netip.Addr, a *bridge.Acce
 		bridge.Go(func() {
 			src, dst, err := proxied.ReadHeader(c, headerLimit)
 			if err != nil {
-				l.log.at("warning")("a connection from tailscaled: %v", err)
+				l.refusals.log(l.log.at("warning"), "a connection from tailscaled: %v", err)
 			}
 			if err != nil || !slices.Contains(on, dst.Addr()) || a.Full() {
 				reset(c)

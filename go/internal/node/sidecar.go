@@ -44,6 +44,8 @@ type life struct {
 	process atomic.Pointer[proxied.Process] // the daemon, as it was when this watch of it began
 	node    string                          // its node's stable ID: another one is not ours
 	serve   serving
+
+	refusals flood // of connections to where tailscaled forwards to, which every local user can make
 }
 
 func newSidecar(c *Config) *sidecar {
