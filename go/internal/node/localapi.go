@@ -1,10 +1,12 @@
 package node
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -57,8 +59,35 @@ func newClient(socket string, limit time.Duration) *local.Client {
 		return conn, nil
 	}
 	// Nothing is left open, or is stale when the daemon has restarted: a connection is one question.
-	c.Transport = &http.Transport{DialContext: dial, DisableKeepAlives: true}
+	c.Transport = objects{&http.Transport{DialContext: dial, DisableKeepAlives: true}}
 	return c
+}
+
+// objects refuses the answer null where the client would make a nil pointer of it without an error.
+// (A serve configuration may be null.)
+type objects struct{ *http.Transport }
+
+func (t objects) RoundTrip(r *http.Request) (*http.Response, error) {
+	res, err := t.Transport.RoundTrip(r)
+	if err == nil && !strings.HasSuffix(r.URL.Path, "/serve-config") {
+		res.Body = &object{ReadCloser: res.Body}
+	}
+	return res, err
+}
+
+type object struct {
+	io.ReadCloser
+	begun bool
+}
+
+func (o *object) Read(b []byte) (int, error) {
+	n, err := o.ReadCloser.Read(b)
+	if text := bytes.TrimSpace(b[:n]); !o.begun && len(text) > 0 {
+		if o.begun = true; text[0] == 'n' {
+			return 0, errors.New("the answer is null")
+		}
+	}
+	return n, err
 }
 
 // dialLocal connects to the LocalAPI. The client's own dialer tries again for seconds where

@@ -1,6 +1,7 @@
 package proxied
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
@@ -220,6 +221,36 @@ func FuzzReadHeader(f *testing.F) {
 		}
 		if !src.IsValid() || !dst.IsValid() || src.Addr().Is4In6() || dst.Addr().Is4In6() {
 			t.Errorf("%v to %v", src, dst)
+		}
+	})
+}
+
+// FuzzHeader: whatever comes, what is taken for a header is one of this size and no byte of what
+// follows, and go-proxyproto reads the same addresses in it.
+func FuzzHeader(f *testing.F) {
+	v4, v6 := header(f, "100.64.0.7:41234", "100.64.0.1:80"), header(f, "[fd7a::7]:41234", "[fd7a::1]:80")
+	f.Add(v4)
+	f.Add(append(v6, "GET / HTTP/1.1"...))
+	f.Add(header(f, "100.64.0.7:1", "100.64.0.1:2", padding(100)))
+	f.Add(v4[:20])
+	f.Add([]byte("PROXY TCP4 100.64.0.7 100.64.0.1 41234 80\r\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := bytes.NewReader(b)
+		src, dst, err := readHeader(r)
+		if err != nil {
+			return
+		}
+		size := len(b) - r.Len()
+		if want := fixedSize + int(binary.BigEndian.Uint16(b[14:])); size != want || size > largestHeader {
+			t.Fatalf("%d bytes were read of a header of %d", size, want)
+		}
+		h, err := proxyproto.Read(bufio.NewReader(bytes.NewReader(b)))
+		if err != nil {
+			t.Fatalf("go-proxyproto reads no header there: %v", err)
+		}
+		s, d, ok := h.TCPAddrs()
+		if !ok || unmap(s.AddrPort()) != src || unmap(d.AddrPort()) != dst || !src.IsValid() || !dst.IsValid() {
+			t.Fatalf("%v to %v, and go-proxyproto reads %v to %v", src, dst, s, d)
 		}
 	})
 }
