@@ -5,7 +5,7 @@ PYTHON ?= python3
 DEV = $(PYTHON) tools/dev.py
 
 .DEFAULT_GOAL := help
-.PHONY: help lib run build test check fmt bench wheel check-wheel check-sdist clean
+.PHONY: help lib run build test check coverage fmt bench wheel check-wheel check-sdist clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1 /p' $(MAKEFILE_LIST) | awk '{v=$$2; $$1=$$2=""; printf "make %-11s %s\n", v, $$0}'
@@ -24,6 +24,9 @@ test: ## Build, then run every test and every check
 
 check: ## Only the checks: ruff, mypy, pyright, gofmt, go vet, staticcheck
 	@$(DEV) check
+
+coverage: ## Run every test, and print which statements of Python and Go none reaches
+	@$(DEV) coverage
 
 fmt: ## Format Python and Go
 	@$(DEV) fmt

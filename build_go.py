@@ -8,6 +8,7 @@ Rules of this file:
 - What cannot work ends with one sentence (CannotBuild) that says what to install.
 
     python build_go.py                                        the library, into src/tailnet
+    python build_go.py --coverage                             the same, which counts what runs
     python build_go.py --program ./internal/x/cmd -o x        a Go program, for tests
     python build_go.py --exec go vet ./...                    any command, with the same settings
 
@@ -63,6 +64,8 @@ def flags(keep: Collection[str] = ()) -> list[str]:
 
 
 FLAGS = flags()
+COVERAGE = [*FLAGS[:-1], FLAGS[-1] + ",tailnet_coverage", "-covermode=atomic"]
+COVERAGE += ["-coverpkg=tailnet/..."]  # of Tailscale nothing is compiled again
 
 
 class CannotBuild(SystemExit):
@@ -239,7 +242,9 @@ def version() -> str:
     return text.split('__version__ = "')[1].split('"')[0]
 
 
-def library_command(go: str, output: Path, *, symbols: bool = False) -> list[str]:
+def library_command(
+    go: str, output: Path, *, symbols: bool = False, coverage: bool = False
+) -> list[str]:
     """Return the command that builds the library: the only `-buildmode=c-shared` there is.
 
     The name inside the library (soname, install_name) is what lets the extension find it beside
@@ -249,6 +254,7 @@ def library_command(go: str, output: Path, *, symbols: bool = False) -> list[str
         go: the go command.
         output: the library's path.
         symbols: keep what only debuggers read. Code and addresses are the same either way.
+        coverage: count which of our lines run, into $GOCOVERDIR.
     """
     linker = (
         f"-Wl,-install_name,@rpath/{LIBRARY},-headerpad_max_install_names"
@@ -264,7 +270,7 @@ def library_command(go: str, output: Path, *, symbols: bool = False) -> list[str
         go,
         "build",
         "-buildmode=c-shared",
-        *FLAGS,
+        *(COVERAGE if coverage else FLAGS),
         "-ldflags=" + ldflags,
         "-o",
         str(output),
@@ -278,7 +284,7 @@ def program_command(go: str, package: str, output: Path, keep: Collection[str] =
     return [go, "build", *how, "-o", str(output), package]
 
 
-def build_library(directory: Path = PACKAGE_DIR) -> Path:
+def build_library(directory: Path = PACKAGE_DIR, *, coverage: bool = False) -> Path:
     """Build the library into `directory` and return its path.
 
     Go's own cache decides what to compile: seconds when nothing changed, minutes the first time.
@@ -289,7 +295,7 @@ def build_library(directory: Path = PACKAGE_DIR) -> Path:
     go = find_go()
     directory.mkdir(parents=True, exist_ok=True)
     output = directory.resolve() / LIBRARY  # go runs in another directory
-    run_go(go, library_command(go.path, output), f"build {LIBRARY}")
+    run_go(go, library_command(go.path, output, coverage=coverage), f"build {LIBRARY}")
     output.with_suffix(".h").unlink(missing_ok=True)  # Go's own header; go/tailnet.h is ours
     return output
 
@@ -355,6 +361,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Build what the command line names; the library by default."""
     parser = argparse.ArgumentParser(description="Build tailnet's Go library.")
     parser.add_argument("--program", metavar="PACKAGE", help="build this Go program instead")
+    parser.add_argument("--coverage", action="store_true", help="count which lines run")
     parser.add_argument("-o", "--output", type=Path, help="where the result goes")
     parser.add_argument(
         "--exec",
@@ -371,7 +378,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             parser.error("--program needs -o")
         build_program(options.program, options.output)
     else:
-        build_library(*([options.output] if options.output else []))
+        build_library(options.output or PACKAGE_DIR, coverage=options.coverage)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 
 import tailnet
 from tailnet import _lib
-from tailnet.cli import main
+from tailnet.cli import demo, main
 from tailnet.models import Versions
 
 
@@ -44,6 +44,11 @@ def test_real_demo_without_a_key_says_what_it_needs() -> None:
     )
     assert done.returncode == 2
     assert "TS_AUTHKEY" in done.stderr
+
+
+def test_real_demo_leaves_no_machine_behind() -> None:
+    """Its nodes are ephemeral: the control server removes them."""
+    assert demo._real("hello").ephemeral
 
 
 def test_version_names_all_three() -> None:

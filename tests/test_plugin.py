@@ -277,6 +277,7 @@ def test_a_service_ends_as_it_is_told(pytester: pytest.Pytester) -> None:
     result = project(
         pytester,
         """
+import select
 import threading
 from tailnet.testing import service as services
 
@@ -284,6 +285,13 @@ def test_stop(tailnet_service):
     over = threading.Event()
     with tailnet_service(lambda listener, tn: over.wait(), stop=over.set) as service:
         assert service.node.hostname == "service"
+
+def test_polls(tailnet_service):
+    def serve(listener, tn):
+        while True:
+            select.select([listener], [], [], 0.01)  # of a closed socket: ValueError
+    with tailnet_service(serve):
+        pass
 
 def test_returns(tailnet_service):
     service = tailnet_service(lambda listener, tn: None)
@@ -361,7 +369,7 @@ def test_async_stop(async_tailnet_service):
     asyncio.run(scenario())
 """,
     )
-    result.assert_outcomes(passed=10)
+    result.assert_outcomes(passed=11)
 
 
 def test_a_service_that_never_ran_fails_its_test(pytester: pytest.Pytester) -> None:

@@ -33,6 +33,9 @@ PYTHON = VENV / "bin" / "python"
 STATICCHECK = "honnef.co/go/tools/cmd/staticcheck"
 ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint"
 
+# A module at a time in each process: its fixtures, an offline tailnet above all, are made once.
+PARALLEL = ["-n", "auto", "--dist", "loadfile"]
+
 # The Go packages without Tailscale in them: there `go test -race` starts in seconds.
 RACE = ["./internal/bridge/...", "./internal/fault/..."]
 
@@ -146,15 +149,43 @@ def test() -> None:
     say("build the tailscaled of the tests (the first time compiles it: minutes)")
     run(PYTHON, "-c", "from tests.daemon import binaries; binaries()")  # no test's time is for that
     started = time.monotonic()
-    # A module at a time in each process: its fixtures, an offline tailnet above all, are made once.
     say("pytest, on every processor")
-    run(PYTHON, "-m", "pytest", "-n", "auto", "--dist", "loadfile")
+    run(PYTHON, "-m", "pytest", *PARALLEL)
     say("go test")
     go("go", "test", "./...")
     say("go test -race")
     go("go", "test", "-race", "-buildmode=default", *RACE)  # there is no pie with -race
     checks()
     say(f"everything passed in {time.monotonic() - started:.0f} s")
+
+
+def coverage() -> None:
+    """Run the tests on a library that counts, and print which statements none of them reached."""
+    build()
+    directory = ROOT / "build" / "coverage"
+    shutil.rmtree(directory, ignore_errors=True)
+    (directory / "go").mkdir(parents=True)
+    os.environ["GOCOVERDIR"] = str(directory / "go")  # where Go writes at each process's end
+    os.environ["COVERAGE_FILE"] = str(directory / "python")
+    say("build the Go library with counters")
+    run(PYTHON, "build_go.py", "--coverage")
+    failed = None
+    try:
+        say("pytest")
+        run(PYTHON, "-m", "coverage", "run", "-m", "pytest", *PARALLEL)
+        say("go test")
+        counted = ["-covermode=atomic", "-coverpkg=tailnet/..."]
+        into = f"-test.gocoverdir={directory / 'go'}"
+        go("go", "test", *counted, "./internal/...", "-args", into)
+    except SystemExit as error:
+        failed = error  # what was reached is worth knowing all the same
+    finally:
+        run(PYTHON, "build_go.py")
+    profile = directory / "go.profile"
+    go("go", "tool", "covdata", "textfmt", f"-i={directory / 'go'}", f"-o={profile}")
+    run(PYTHON, "tools/covered.py", directory)
+    if failed:
+        raise failed
 
 
 def check() -> None:
@@ -259,6 +290,7 @@ VERBS = {
     "build": build,
     "test": test,
     "check": check,
+    "coverage": coverage,
     "fmt": fmt,
     "bench": bench,
     "wheel": wheel,

@@ -119,6 +119,15 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
+func TestConfigBounds(t *testing.T) {
+	for connectTimeout, good := range map[string]bool{"0": false, "-1": false, "0.001": true, "86400": true, "86400.5": false} {
+		doc := `{"hostname": "api", "backend": "embedded", "ephemeral": true, "connect_timeout": ` + connectTimeout + `}`
+		if _, err := ParseConfig([]byte(doc)); (err == nil) != good || err != nil && !fault.Is(err, fault.Config) {
+			t.Errorf("connect_timeout %s: %v", connectTimeout, err)
+		}
+	}
+}
+
 // TestReach fails when an upgrade moves what far.go reaches for.
 func TestReach(t *testing.T) {
 	if endpointOffset == 0 || queueOffset == 0 {
