@@ -65,3 +65,9 @@ def test_a_control_server_that_is_not_there(scenario: str) -> None:
 def test_a_machine_without_a_network() -> None:
     """It is a TailnetConnectError that says so, and not that the server does not answer."""
     assert inside("no_network") == []
+
+
+@pytest.mark.parametrize("scenario", ["loopback_alone", "loopback_offline"])
+def test_a_control_server_on_the_loopback_needs_no_network(scenario: str) -> None:
+    """Nodes join it and talk, although this machine has no network, and no testing knob is set."""
+    assert inside(scenario) == []

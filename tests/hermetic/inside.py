@@ -152,19 +152,57 @@ def nobody_listens() -> None:
 
 
 def no_network() -> None:
-    """Join where this machine has nothing but its loopback."""
+    """Join a control server elsewhere where this machine has nothing but its loopback."""
     ip("link", "set", "out", "down")
     ip("addr", "flush", "dev", "out")
-    # One that is silent: it may be asked in the moment before the missing network is noticed.
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        # Without an offline tailnet, whose knobs say that there is a network.
-        fails_to_join(url, "no network", offline=False)
+    # Without an offline tailnet, whose knobs say that there is a network.
+    fails_to_join("http://192.0.2.7", "no network but its loopback", offline=False)
+
+
+def on_loopback() -> None:
+    """Join a control server on the loopback, and talk, without the knobs of an offline tailnet."""
+    from tailnet.testing import Testnet
+    from tailnet.testing._control import KNOBS
+
+    with Testnet() as net:
+        for knob in KNOBS:
+            del os.environ[knob]
+        with (
+            net.tailnet("api") as api,
+            net.tailnet("caller") as caller,
+            api.listen(":80") as listener,
+            caller.dial("api:80", timeout=20) as out,
+            listener.accept()[0] as conn,
+        ):
+            conn.sendall(b"x")
+            assert out.recv(1) == b"x"
+
+
+def loopback_alone() -> None:
+    """Do so where there is no other interface."""
+    ip("link", "delete", "out")
+    on_loopback()
+
+
+def loopback_offline() -> None:
+    """Do so where the other interface is down."""
+    ip("link", "set", "out", "down")
+    ip("addr", "flush", "dev", "out")
+    on_loopback()
 
 
 SCENARIOS: dict[str, Callable[[], None]] = {
     scenario.__name__: scenario
-    for scenario in (leak, tailnet, no_resolver, no_such_name, nobody_listens, no_network)
+    for scenario in (
+        leak,
+        tailnet,
+        no_resolver,
+        no_such_name,
+        nobody_listens,
+        no_network,
+        loopback_alone,
+        loopback_offline,
+    )
 }
 
 
@@ -175,7 +213,7 @@ def main() -> None:
     SCENARIOS[sys.argv[1]]()
     os.set_blocking(tap, False)
     packets = []
-    with contextlib.suppress(BlockingIOError):
+    with contextlib.suppress(OSError):  # there is nothing more, or no device
         while packet := os.read(tap, 1 << 16):
             packets.append(describe(packet))
     print(json.dumps(packets))

@@ -121,6 +121,7 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 		return nil, err
 	}
 	s.before.read()
+	needNoNetwork(e.cfg.ControlURL)
 	started := make(chan error, 1)
 	bridge.Go(func() { started <- s.ts.Start() }) // with a client secret it asks the vendor's API, with no limit
 	select {

@@ -8,6 +8,9 @@ import "C"
 import (
 	_ "embed"
 	"maps"
+	"net/http"
+	"net/netip"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -16,6 +19,7 @@ import (
 
 	"tailscale.com/envknob"
 	"tailscale.com/net/netns"
+	"tailscale.com/net/tshttpproxy"
 
 	"tailnet/internal/fault"
 )
@@ -76,6 +80,26 @@ func (p Process) fix() error {
 	}
 	process.fixed = &Process{p.LogUpload, maps.Clone(p.Env)}
 	return nil
+}
+
+// needNoNetwork lets nodes reach a control server that is on this machine's loopback, or behind
+// a proxy there. Tailscale's code pauses its client, and drops every packet, while no interface
+// but the loopback has an address: in a network namespace with "lo" alone, or a laptop that is
+// offline. The knob is read each time, and holds for the whole process: without the pause a node
+// of another server tries it in vain meanwhile, and finds it again within 30 s.
+func needNoNetwork(controlURL string) {
+	u, err := url.Parse(controlURL)
+	if err != nil {
+		return
+	}
+	if proxy, err := tshttpproxy.ProxyFromEnvironment(&http.Request{URL: u}); err == nil && proxy != nil {
+		u = proxy
+	}
+	ip, err := netip.ParseAddr(u.Hostname())
+	if u.Hostname() == "localhost" || err == nil && (ip.IsLoopback() || ip.IsLinkLocalUnicast()) {
+		const knob = "TS_ASSUME_NETWORK_UP_FOR_TEST"
+		inGoOnly(knob, func() { envknob.Setenv(knob, "true") })
+	}
 }
 
 var proxyVariables = map[string]bool{"HTTP_PROXY": true, "HTTPS_PROXY": true, "NO_PROXY": true, "ALL_PROXY": true}

@@ -130,7 +130,7 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 				break
 			}
 			if s.offline != nil && s.offline() {
-				return fault.New(fault.Connect, "no answer from %s within %v, and this machine has no network; connect it", c.controlName(), c.connectTimeout())
+				return fault.New(fault.Connect, "no answer from %s within %v, and this machine has no network but its loopback; connect it", c.controlName(), c.connectTimeout())
 			}
 			return fault.New(fault.Connect, "no answer from %s within %v (state %v); check the server, or raise connect_timeout", c.controlName(), c.connectTimeout(), w.state)
 		case <-loginGrace.C:
