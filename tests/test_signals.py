@@ -444,7 +444,7 @@ def test_a_forked_child_is_killed_as_ever() -> None:
         with graceful():
             if (child := os.fork()) == 0:
                 with leaving():
-                    sys.stdin.read()
+                    threading.Event().wait()
                 os._exit(0)
             sys.stdin.readline()  # a signal that came while it is made would be lost, in Python
             os.kill(child, signal.SIGTERM)
