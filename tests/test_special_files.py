@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tailnet import AsyncTailnet, Tailnet, TailnetConfig, TailnetConfigError
+from tailnet._scratch import Scratch
 
 # Well under the 2 s in which an error must be there; a hang ends as a failure.
 pytestmark = pytest.mark.timeout(20)
@@ -99,6 +100,21 @@ def test_the_event_loop_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return longest
 
     assert asyncio.run(main()) < 1.0
+
+
+def test_a_temporary_directory_whose_name_is_no_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where TMPDIR is not UTF-8, sockets are made in /tmp, under a name that is."""
+    odd = os.fsdecode(bytes(tmp_path) + b"/\xff")
+    Path(odd).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", odd)
+    scratch = Scratch()
+    try:
+        assert Path(scratch.path).parent == Path("/tmp")
+        scratch.path.encode()
+    finally:
+        scratch.remove()
 
 
 @pytest.mark.skipif(not Path("/proc/kallsyms").exists(), reason="only Linux has such a file")

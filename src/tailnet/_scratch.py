@@ -39,6 +39,8 @@ class Scratch:
         parent = tempfile.gettempdir()
         if len(os.fsencode(parent)) + len(f"/{_PREFIX}xxxxxxxx/listener") > _LONGEST_PATH:
             parent = "/tmp"  # noqa: S108 - mkdtemp's directory is private, its name unguessable
+        if parent.encode(errors="replace") != os.fsencode(parent):  # the library takes UTF-8 only
+            parent = "/tmp"  # noqa: S108
         self.path = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
         self._lock = -1
         try:
