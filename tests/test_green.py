@@ -6,6 +6,7 @@ import http.client
 import os
 import subprocess
 import sys
+import sysconfig
 import textwrap
 from collections.abc import Iterator
 
@@ -21,7 +22,13 @@ PATCHES = {
     "eventlet": "import warnings; warnings.simplefilter('ignore'); import eventlet;"
     "eventlet.monkey_patch()",
 }
-patched = pytest.mark.parametrize("library", PATCHES)
+needs_gevent = pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+    reason="gevent has no wheels for a free-threaded Python",
+)
+patched = pytest.mark.parametrize(
+    "library", [pytest.param("gevent", marks=needs_gevent), "eventlet"]
+)
 
 REFUSED = """
 def refused(call):
@@ -93,6 +100,7 @@ print(tn.closed)
     assert closed == "True"
 
 
+@needs_gevent
 def test_a_patched_process_serves_on_a_descriptor(
     server: TailnetHandle, client: TailnetHandle
 ) -> None:

@@ -19,6 +19,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -28,6 +29,9 @@ import build_go  # noqa: E402
 
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
+
+# What the tests need: all of it, but what has no wheels for a free-threaded Python.
+EXTRAS = "dev" if sysconfig.get_config_var("Py_GIL_DISABLED") else "dev,gil"
 
 # Checks that are Go programs, built from the versions in tools/go.mod.
 STATICCHECK = "honnef.co/go/tools/cmd/staticcheck"
@@ -79,7 +83,7 @@ def build() -> None:
     with Stamp("installed", (ROOT / "pyproject.toml").read_text("utf-8")) as stale:
         if stale:
             say("install the package (editable) and the tools")
-            run(PYTHON, "-m", "pip", "install", "-q", "--no-build-isolation", "-e", ".[dev]")
+            run(PYTHON, "-m", "pip", "install", "-q", "--no-build-isolation", "-e", f".[{EXTRAS}]")
 
 
 def prepare() -> None:
