@@ -205,6 +205,8 @@ wrong: Any = TailnetConfig  # for calls that checkers refuse
         (lambda: wrong.from_file(3), "from_file: want the path of a file.*int"),
         (lambda: wrong.from_file("a\0b"), "embedded null"),
         (lambda: wrong.from_file("\ud800"), "cannot read"),
+        (lambda: wrong(state_dir="/s\udcff"), "^state_dir: is not text in UTF-8"),
+        (lambda: wrong(hostname="n").to_native({"HOME": "/s\udcfe"}), "state_dir.* not text in"),
         (lambda: wrong.from_env("x"), "from_env: want a mapping of variables.*str"),
         (lambda: wrong(self=1), "^self: is no setting"),
         (lambda: wrong(**{KEY: 1}), r"^\[secret\]: is no setting"),
