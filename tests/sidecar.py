@@ -27,7 +27,7 @@ PORT = iter(range(3000, 9000))
 LOAD = """
 import os, pickle, socket, sys, time
 from tailnet import *
-from tailnet import _lib
+from tailnet import _handover, _lib
 from tailnet.testing import Testnet
 from tests.daemon import Daemon, LocalAPI
 _lib.stats()  # loads the library: the next user may not read where Python is
