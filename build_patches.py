@@ -315,6 +315,42 @@ PATCHES = [
         '\t\t\t\tlog.Printf("WARNING: writing to SSLKEYLOGFILE %v", n)\n'
         "\t\t\t\tconf.KeyLogWriter = f\n\t\t\t}\n",
     ),
+    # tsnet makes an auth key of an OAuth client secret at every start, needed or not, and with no
+    # limit in time; the hook it uses is in an internal package. The patch lets us ask when the node
+    # turns out to need one (go/internal/node/oauth.go). tests/test_client_secret.py has the cases.
+    Patch(
+        "tailscale.com",
+        "feature/oauthkey/oauthkey.go",
+        "\ttailscale.HookResolveAuthKey.Set(resolveAuthKey)\n}\n",
+        "\ttailscale.HookResolveAuthKey.Set(resolveAuthKey)\n}\n\n"
+        "// Resolve makes an auth key for nodes with these tags.\n"
+        "func Resolve(ctx context.Context, secret string, tags []string) (string, error) {\n"
+        "\treturn resolveAuthKey(ctx,"
+        " tailscale.ResolveAuthKeyArgs{AuthKey: secret, Tags: tags})\n}\n",
+    ),
+    # A new node key is in memory alone until the first network map comes. A program that gives up
+    # before that, or dies, comes back with another one: the server has a second machine, and an
+    # auth key for one use is used up. The patch lets go/internal/node/identity.go keep the key
+    # before it is sent; tests/test_giving_up.py has the cases. Admitted is for expiry.go, which
+    # looks whether a key that has expired is extended: TryLogin would go on with a new one.
+    Patch(
+        "tailscale.com",
+        "control/controlclient/direct.go",
+        "type loginOpt struct {\n",
+        "// NewNodeKey makes the node key that a machine registers with.\n"
+        "var NewNodeKey = func(key.MachinePublic) key.NodePrivate { return key.NewNode() }\n\n"
+        "// Admitted reports whether the server lets the node in with the node key that it has.\n"
+        "func (c *Direct) Admitted(ctx context.Context) (bool, error) {\n"
+        "\texpired, url, _, err := c.doLogin(ctx, loginOpt{})\n"
+        '\treturn err == nil && !expired && url == "", err\n}\n\n'
+        "type loginOpt struct {\n",
+    ),
+    Patch(
+        "tailscale.com",
+        "control/controlclient/direct.go",
+        "\t\ttryingNewKey = key.NewNode()\n",
+        "\t\ttryingNewKey = NewNodeKey(machinePrivKey.Public())\n",
+    ),
     # testcontrol, which the offline tailnet is made of, knows one reusable key, and wants it from
     # nodes that it knows as well. Tailscale's control server and headscale ask a node for a key
     # only where they do not know its node key, or where that has expired; and they have keys for

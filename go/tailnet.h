@@ -109,8 +109,8 @@ extern int32_t tailnet_node_new(tailnet_str config, tailnet_handle *node, tailne
 /* PENDING, reply {"hostname", "fqdn", "ips", ...}: one attempt to join.
  * `args` is {"wait_for_person": bool, "known_url": str}: with wait_for_person, go on waiting where
  * TAILNET_E_LOGIN_REQUIRED (for known_url) or TAILNET_E_APPROVAL_REQUIRED would end the attempt.
- * After those two the node stays pending: the next call goes on with the same login. After any
- * other error, or when cancelled, the node is as it was before. */
+ * After those two, or when cancelled, the attempt goes on: the next call takes it over. After any
+ * other error the node has not joined, and has the same keys at its next attempt. */
 extern int32_t tailnet_node_up(tailnet_handle node, tailnet_str args, tailnet_answer *answer);
 
 /* PENDING, reply {"drained": bool}: refuse new work, let every connection drain for at most

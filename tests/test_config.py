@@ -50,7 +50,10 @@ REFUSED: list[tuple[Any, ...]] = [
     ("auth_key", "must not be empty", "", " "),
     ("auth_key", SPACE, "a b", "a\nb", "a\0"),
     ("client_secret", "must not be empty", ""),
-    ("client_secret", "needs tags", "s"),
+    ("client_secret", "needs tags=", "s", "tskey-client-x"),
+    ("auth_key", "needs tags=", "tskey-client-x"),
+    ("auth_key", "names no file", "file:", "file: "),
+    ("preauthorized", "valid boolean", "maybe"),
     ("tags", TAG, "web", ["tag:"], ["tag:a", "tag:1"], "tag:a b"),
     ("tags", "valid tuple", 5),
     ("control_url", URL, "", "host", "ftp://host", "http://", "//host", *SECRET_URLS),
@@ -312,6 +315,56 @@ def test_key_order(explicit: str | None, environ: dict[str, str], key: str, tmp_
     path = written(tmp_path / "key", "\n  file \nignored line\n")
     config = TailnetConfig(auth_key=explicit, auth_key_file=path)
     assert config.to_native(environ)["auth_key"] == key
+
+
+@pytest.mark.parametrize(
+    ("fields", "environ"),
+    [
+        ({"auth_key": "file:{}"}, {"TS_AUTHKEY": "other"}),
+        ({"auth_key": "file: {} "}, {}),
+        ({}, {"TS_AUTHKEY": "file:{}", "TS_AUTH_KEY": "other"}),
+        ({}, {"TS_AUTH_KEY": "file:{}"}),
+        ({}, {"TS_AUTHKEY_FILE": "{}"}),
+        ({"auth_key_file": "/nowhere"}, {"TS_AUTHKEY_FILE": " {} "}),
+        ({"tags": "tag:a", "client_secret": "file:{}"}, {}),
+        ({"tags": "tag:a"}, {"TS_CLIENT_SECRET": "file:{}"}),
+    ],
+)
+def test_a_file_in_the_place_of_a_key(
+    fields: dict[str, Any], environ: dict[str, str], tmp_path: Path
+) -> None:
+    """file:PATH is the key that the file has, in every place, and TS_AUTHKEY_FILE names a file."""
+    path = written(tmp_path / "key", f"{SECRET}\nignored line\n")
+    fields = {name: value.format(path) for name, value in fields.items()}
+    environ = {name: value.format(path) for name, value in environ.items()}
+    document = TailnetConfig(**fields).to_native(environ)
+    assert (document["auth_key"] or document["client_secret"]) == SECRET
+    assert not environ or TailnetConfig.from_env(environ, **fields).to_native(environ) == document
+
+
+@pytest.mark.parametrize("source", ["TS_AUTHKEY", "TS_AUTHKEY_FILE", "TS_CLIENT_SECRET"])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "cannot read .*: No such file"),
+        (" \n", "is empty"),
+        ("file:/other", "names another file"),
+        (f"{SECRET} x", SPACE),
+    ],
+)
+def test_a_file_that_has_no_key(
+    source: str, content: str | None, says: str, tmp_path: Path
+) -> None:
+    """It is a TailnetConfigError that names the variable and the file, and shows no key."""
+    path = tmp_path / "key"
+    if content is not None:
+        path.write_text(content)
+    environ = {source: str(path) if source.endswith("FILE") else f"file:{path}"}
+    with pytest.raises(TailnetConfigError, match=rf"^{source}.*{path}.*{says}|{says}") as caught:
+        TailnetConfig(tags="tag:a").to_native(environ)
+    assert str(caught.value).startswith(source)
+    assert str(path) in str(caught.value)
+    assert SECRET not in shown(caught.value)
 
 
 def test_no_key_is_no_error() -> None:

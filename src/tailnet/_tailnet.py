@@ -201,14 +201,16 @@ class Tailnet(TailnetBase):
             TailnetTimeout: `timeout` passed; `__cause__` is the last failed attempt.
             TailnetClosed: this Tailnet was closed.
 
-        After any of these, or an interrupt, nothing of the attempt runs on, except a pending
-        login; up() may be called again until close().
+        up() may be called again after any of these, until close(). After a timeout or an interrupt
+        the attempt goes on in the background: the next up() takes it over, and close() ends it. A
+        key for one use is not lost to an attempt that ended early; with a state directory, this
+        holds for the next process as well.
         """
         wait(self._node.up(timeout, on_login))
         return TailnetHandle(self._node)
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Leave the tailnet, or give up a pending login. Idempotent; see TailnetHandle.close."""
+        """Leave the tailnet, or end a pending attempt. Idempotent; see TailnetHandle.close."""
         wait(self._node.close(timeout))
 
     def __enter__(self) -> TailnetHandle:

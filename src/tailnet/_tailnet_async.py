@@ -49,7 +49,7 @@ class AsyncTailnet(TailnetBase):
         return AsyncTailnetHandle(self._node)
 
     async def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Leave, or give up a pending login; see Tailnet.close."""
+        """Leave, or end a pending attempt; see Tailnet.close."""
         await wait_async(self._node.close(timeout))
 
     async def __aenter__(self) -> AsyncTailnetHandle:

@@ -14,7 +14,11 @@ The auth key comes from the first of these that is there:
 
 1. `auth_key`
 2. the environment variable TS_AUTHKEY, then TS_AUTH_KEY
-3. the file `auth_key_file`
+3. the file that TS_AUTHKEY_FILE names
+4. the file `auth_key_file`
+
+Wherever a key or a client secret is taken, "file:PATH" names a file that has it; and a client
+secret may stand wherever a key does.
 """
 
 from __future__ import annotations
@@ -42,7 +46,8 @@ from pydantic import (
     model_validator,
 )
 
-from ._files import CONFIG_LIMIT, KEY_LIMIT, read_text
+from ._files import CONFIG_LIMIT, read_text
+from ._keys import CLIENT_SECRET, FILE, check_key, read_key, with_parameters
 from ._settings import Settings, looks_like_key, way_in
 from .errors import TailnetConfigError
 from .retry import RetryPolicy
@@ -67,6 +72,7 @@ TAG = re.compile(r"tag:[a-zA-Z][a-zA-Z0-9-]*")
 OURS = {
     "TS_AUTHKEY",
     "TS_AUTH_KEY",
+    "TS_AUTHKEY_FILE",
     "TS_CLIENT_SECRET",
     "TS_CLIENT_ID",
     "TS_ID_TOKEN",
@@ -119,6 +125,7 @@ VARIABLES = {
 # when the node joins. A later name wins.
 LATE_VARIABLES = {
     "TS_CONTROL_URL": "control_url",
+    "TS_AUTHKEY_FILE": "auth_key_file",
     "TS_AUTH_KEY": "auth_key",
     "TS_AUTHKEY": "auth_key",
 }
@@ -233,15 +240,21 @@ class TailnetConfig(Settings):
         "that was new then logs out, and state_dir is as it was before.",
     )
     auth_key: SecretStr | None = Field(
-        default=None, description="The key to join with. None: TS_AUTHKEY, then auth_key_file."
+        default=None,
+        description="The key to join with, or file:PATH for one that a file has. None: TS_AUTHKEY, "
+        "then the file that TS_AUTHKEY_FILE names, then auth_key_file.",
     )
     auth_key_file: File | None = Field(
         default=None, description="A file whose first line is the key. Read when joining."
     )
     client_secret: SecretStr | None = Field(
         default=None,
-        description="An OAuth client secret to make a key with; needs tags. "
-        "None: TS_CLIENT_SECRET.",
+        description="An OAuth client secret, or file:PATH, to make a key with where the node needs "
+        "one; needs tags. None: TS_CLIENT_SECRET.",
+    )
+    preauthorized: bool = Field(
+        default=False,
+        description="Whether nodes that join by an OAuth client secret need no admin's approval.",
     )
     tags: Names = Field(default=(), description='Tags to ask for, "tag:name". from_env: TS_TAGS.')
     control_url: str | None = Field(
@@ -321,6 +334,7 @@ class TailnetConfig(Settings):
             auth_key: str | SecretStr | None = ...,
             auth_key_file: str | Path | None = ...,
             client_secret: str | SecretStr | None = ...,
+            preauthorized: bool = ...,
             tags: str | Iterable[str] = ...,
             control_url: str | None = ...,
             state_dir: str | Path | None = ...,
@@ -474,7 +488,7 @@ class TailnetConfig(Settings):
     @classmethod
     def _check_secret(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            _check_key(value.get_secret_value())
+            check_key(value.get_secret_value())
         return value
 
     @field_validator("exit_node")
@@ -511,10 +525,9 @@ class TailnetConfig(Settings):
             raise ValueError(
                 f'{", ".join(given)}: only for backend="tailscaled"; add that, or leave it out'
             )
-        if self.client_secret is not None and not self.tags:
-            raise ValueError(
-                "client_secret: needs tags, because a key it makes is for tagged nodes"
-            )
+        for name in ("auth_key", "client_secret"):
+            if (secret := getattr(self, name)) is not None:
+                self._usable(name, secret.get_secret_value())
         return self
 
     # --- what the node is given ---------------------------------------------------------------
@@ -577,19 +590,54 @@ class TailnetConfig(Settings):
     def resolved_auth_key(self, environ: Mapping[str, str]) -> str:
         """Return the key, by the order of this module; "" where there is none."""
         if self.auth_key is not None:
-            return self.auth_key.get_secret_value()
+            return self._key("auth_key", self.auth_key.get_secret_value())
         for name in ("TS_AUTHKEY", "TS_AUTH_KEY"):
-            if key := environ.get(name, "").strip():
-                return _key_from(name, key)
-        if self.auth_key_file is None:
-            return ""
-        path = self.auth_key_file
-        text = read_text(path, KEY_LIMIT, "auth_key_file", "name a file this user may read")
-        if lines := text.strip().splitlines():
-            return _key_from(f"auth_key_file {path}", lines[0].strip())
-        raise TailnetConfigError(
-            f"auth_key_file: {path} is empty; it holds the key, and nothing else"
+            if key := self._key(name, environ.get(name, "")):
+                return key
+        if path := environ.get("TS_AUTHKEY_FILE", "").strip():
+            return self._key("TS_AUTHKEY_FILE", FILE + path)
+        if self.auth_key_file is not None:
+            return self._key("auth_key_file", FILE + str(self.auth_key_file))
+        return ""
+
+    def resolved_client_secret(self, environ: Mapping[str, str]) -> str:
+        """Return the OAuth client secret, with the parameters of its keys; "" if there is none."""
+        if self.client_secret is not None:
+            return self._key("client_secret", self.client_secret.get_secret_value())
+        return (
+            self._key("TS_CLIENT_SECRET", environ.get("TS_CLIENT_SECRET", "")) if self.tags else ""
         )
+
+    def _key(self, source: str, value: str) -> str:
+        key = read_key(source, value)
+        try:
+            return self._usable(source, key)
+        except ValueError as e:
+            problem = str(e)
+        raise TailnetConfigError(problem)
+
+    def _usable(self, source: str, key: str) -> str:
+        """Return a key as the library is given it; raise ValueError where it cannot be used."""
+        is_secret = key.startswith(CLIENT_SECRET)
+        if not self.tags and (
+            source == "client_secret" or (is_secret and self.backend == "embedded")
+        ):
+            raise ValueError(
+                f"{source}: an OAuth client secret needs tags=, because a key it makes is for"
+                " tagged nodes"
+            )
+        if not is_secret:
+            return key
+        given = "preauthorized" in self.model_fields_set
+        try:
+            return with_parameters(
+                key,
+                ephemeral=self.ephemeral,
+                preauthorized=self.preauthorized if given else None,
+            )
+        except ValueError as e:
+            problem = f"{source}: {e}"
+        raise ValueError(problem)
 
     @way_in
     def to_native(self, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -599,10 +647,7 @@ class TailnetConfig(Settings):
             TailnetConfigError: a file or variable behind a field cannot be used.
         """
         environ = os.environ if environ is None else environ
-        secret = self.client_secret.get_secret_value() if self.client_secret else ""
-        if not secret and self.tags:
-            secret = environ.get("TS_CLIENT_SECRET", "").strip()
-            secret = _key_from("TS_CLIENT_SECRET", secret) if secret else ""
+        secret = self.resolved_client_secret(environ)
         document: dict[str, Any] = {
             "backend": self.backend,
             "hostname": self.hostname or self.called(),
@@ -735,23 +780,6 @@ def _control_url(value: str) -> str:
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("must have neither a user, nor a query, nor a fragment")
     return value.rstrip("/")
-
-
-def _check_key(key: str) -> None:
-    if not key.strip():
-        raise ValueError("must not be empty")
-    if not key.isprintable() or any(c.isspace() for c in key.strip()):
-        raise ValueError("holds white space or control characters")
-
-
-def _key_from(source: str, key: str) -> str:
-    try:
-        _check_key(key)
-    except ValueError as e:
-        problem = f"{source}: {e}"
-    else:
-        return key
-    raise TailnetConfigError(problem)
 
 
 def _shared_environment(environ: Mapping[str, str]) -> dict[str, str]:

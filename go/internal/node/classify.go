@@ -132,14 +132,22 @@ func (p *progress) decide(c *Config, waitForPerson bool) (running bool, _ *fault
 func (c *Config) refused(said string) *fault.Error {
 	help := "give it a valid auth key"
 	switch {
-	case c.AuthKey == "" && c.ClientSecret == "":
+	case c.key() == "":
 		help = "it has no auth key: set TS_AUTHKEY, auth_key or auth_key_file"
-	case c.AuthKey == "":
+	case c.hasSecret():
 		help = "check client_secret, and the tags that it may give"
 	case len(c.Tags) > 0 && c.Backend == "embedded":
 		help += ", and tags that the key's owner may use"
 	}
 	return fault.New(fault.Auth, "%s refused node %q: %s; %s", c.controlName(), c.Hostname, said, help)
+}
+
+func (c *Config) unapproved() *fault.Error {
+	help := "call up() again then"
+	if c.hasSecret() {
+		help += "; preauthorized=True makes keys whose nodes need no approval"
+	}
+	return fault.New(fault.ApprovalRequired, "machine %q has logged in and waits for an admin of the tailnet to approve it; %s", c.Hostname, help)
 }
 
 func (c *Config) unreachable(said string) *fault.Error {

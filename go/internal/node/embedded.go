@@ -16,8 +16,8 @@ import (
 	"tailscale.com/client/local"
 	_ "tailscale.com/feature/capture" // begun by the LocalAPI alone, which is in this process
 	"tailscale.com/ipn"
-	"tailscale.com/ipn/store/mem"
 	"tailscale.com/tsnet"
+	"tailscale.com/types/key"
 	"tailscale.com/wgengine/netstack"
 
 	"tailnet/internal/bridge"
@@ -32,8 +32,9 @@ type embedded struct {
 	deafen func()
 
 	mu     sync.Mutex
-	server *server       // nil before up; a pending one while a person must act
-	ending chan struct{} // closed when the server before has given the state directory back; or nil
+	server *server   // nil before up; a pending one while a person must act, or after an attempt that was given up
+	memory *identity // of an earlier attempt, where there is no state directory
+	made   string    // an auth key that was made of the client secret, and is not used yet
 	ports  ports
 }
 
@@ -47,12 +48,22 @@ func newEmbedded(c *Config) *embedded {
 // ends before tsnet is closed, whose Close takes 5 s while a watcher is open.
 type server struct {
 	*session
-	log     *logger
-	ts      *tsnet.Server
-	idle    *http.Transport // of local, to let go of its connections
-	stack   *netstack.Impl
-	before  *trace
-	held    hold   // the state directory, or the scratch one
+	log    *logger
+	ts     *tsnet.Server
+	idle   *http.Transport // of local, to let go of its connections
+	stack  *netstack.Impl
+	before *trace
+	held   hold // the state directory, or the scratch one
+	keys   *identity
+	unuse  func() // of keys
+
+	keyed    bool           // it was given an auth key
+	retags   bool           // it asks for other tags than it has joined with,
+	had      []string       // which are these,
+	oldKey   key.NodePublic // with this node key
+	renewing bool           // it has been told to register anew, because of that
+	awaiting bool           // it is looked whether the admin extends its expired node key
+
 	scratch string // a temporary directory of ours, or ""
 
 	ended atomic.Pointer[fault.Error] // why it has left the tailnet by itself; nil while it has not
@@ -65,13 +76,6 @@ const timeWait = time.Second
 
 // start makes a server that tries to log in. It holds the state directory.
 func (e *embedded) start(ctx context.Context) (_ *server, err error) {
-	if e.ending != nil {
-		select {
-		case <-e.ending:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
 	if err := checkFamilies(); err != nil {
 		return nil, err
 	}
@@ -87,8 +91,6 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 	s.ts = &tsnet.Server{
 		Dir:           e.cfg.StateDir,
 		Hostname:      e.cfg.Hostname,
-		AuthKey:       e.cfg.AuthKey,
-		ClientSecret:  e.cfg.ClientSecret,
 		Ephemeral:     e.cfg.Ephemeral,
 		ControlURL:    e.cfg.ControlURL,
 		Port:          e.cfg.Port,
@@ -114,32 +116,32 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 			return nil, fault.For(fault.Config, err, "no temporary directory for ephemeral node %q", e.cfg.Hostname)
 		}
 		s.ts.Dir = s.scratch
-		if s.ts.Store, err = mem.New(debug, ""); err != nil {
-			return nil, fault.For(fault.Internal, err, "state in memory")
-		}
 	} else if s.held, err = holdState(e.cfg); err != nil {
 		return nil, err
 	}
 	s.before.read()
 	needNoNetwork(e.cfg.ControlURL)
-	started := make(chan error, 1)
-	bridge.Go(func() { started <- s.ts.Start() }) // with a client secret it asks the vendor's API, with no limit
-	select {
-	case err = <-started:
-	case <-ctx.Done():
-		// Start cannot be cancelled and must not race Close: clean up when it is through.
-		abandoned := &server{session: s.session, log: s.log, ts: s.ts, held: s.held, scratch: s.scratch}
-		ending := make(chan struct{})
-		e.ending = ending
-		bridge.Go(func() {
-			defer close(ending)
-			<-started
-			abandoned.stop()
-		})
-		s.held, s.scratch = nil, ""
-		return nil, ctx.Err()
+	if s.keys = e.memory; s.keys == nil {
+		if s.keys, err = openIdentity(debug, e.cfg.StateDir); err != nil {
+			return nil, err
+		}
 	}
-	if err != nil {
+	if e.cfg.StateDir == "" {
+		e.memory = s.keys
+	}
+	s.ts.Store, s.unuse = s.keys.StateStore, s.keys.use()
+	s.had = e.cfg.joinedTags(s.keys.prefs().AdvertiseTags)
+	known := !s.keys.nodeKey().IsZero()
+	if s.retags = known && !sameTags(s.had, e.cfg.Tags); s.retags {
+		s.oldKey = s.keys.nodeKey().Public()
+	}
+	if !known || s.retags || !e.cfg.hasSecret() { // else join makes a key, should it need one
+		if s.ts.AuthKey, err = e.authKey(ctx); err != nil {
+			return nil, err
+		}
+		s.keyed = true
+	}
+	if err := s.ts.Start(); err != nil {
 		if why := noPort.Load(); why != nil && strings.Contains(err.Error(), "failed to bind any ports") {
 			err = fmt.Errorf("%w: %v", err, why)
 		}
@@ -167,28 +169,59 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 	return s, nil
 }
 
+// authKey returns the key to log in with, and makes one where there is a client secret. One that
+// was made and not used, because control was away, serves the next attempt.
+func (e *embedded) authKey(ctx context.Context) (_ string, err error) {
+	if !e.cfg.hasSecret() {
+		return e.cfg.key(), nil
+	}
+	if e.made == "" {
+		e.made, err = e.cfg.madeKey(ctx, e.log)
+	}
+	return e.made, err
+}
+
+// login does what `tailscale up` does with an auth key.
+func (e *embedded) login(ctx context.Context, s *server) error {
+	made, err := e.authKey(ctx)
+	if err == nil {
+		err = s.local.Start(ctx, ipn.Options{AuthKey: made})
+	}
+	if err == nil {
+		s.keyed = true
+		err = s.local.StartLoginInteractive(ctx)
+	}
+	return err
+}
+
 // stopLimit bounds tsnet's Close, in case it blocks for a reason not known yet.
 const stopLimit = 3 * time.Second
 
+// An ending is why a server stops.
+type ending struct {
+	again   bool // the next attempt is to be the same node: an ephemeral one does not log out
+	useless bool // the node key that was tried is dead
+}
+
 // stop ends a server that was started, and gives the directory back.
-func (s *server) stop() {
+func (s *server) stop(why ending) {
 	s.cancel()
-	// Requests at the same time leave connections that carried none, and the LocalAPI's
-	// server waits 5 s for their first (http.Server.Shutdown).
-	if s.idle != nil {
-		s.idle.CloseIdleConnections()
-	}
 	closed := make(chan struct{})
 	bridge.Go(func() {
 		defer close(closed)
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
-		if s.stack != nil {
-			if abandon(s.stack) {
-				time.Sleep(bridge.LastReset)
-			}
-			silence(ctx, s.stack)
+		if why.again {
+			s.local.DisconnectControl(ctx) // tsnet's Close logs out where there is a connection to control
 		}
+		// Requests at the same time leave connections that carried none, and the LocalAPI's
+		// server waits 5 s for their first (http.Server.Shutdown).
+		s.idle.CloseIdleConnections()
+		if abandon(s.stack) {
+			time.Sleep(bridge.LastReset)
+		}
+		silence(ctx, s.stack)
+		s.keys.settle(why.useless)
 		s.ts.Close()
 	})
 	select {
@@ -201,6 +234,9 @@ func (s *server) stop() {
 }
 
 func (s *server) release() {
+	if s.unuse != nil {
+		s.unuse()
+	}
 	s.before.undo()
 	s.held.release()
 	s.held = nil
@@ -238,13 +274,7 @@ func (e *embedded) close() {
 	e.server = nil
 	e.mu.Unlock()
 	if s != nil {
-		s.stop()
-	}
-	if e.ending != nil {
-		select {
-		case <-e.ending:
-		case <-time.After(stopLimit):
-		}
+		s.stop(ending{})
 	}
 }
 

@@ -6,11 +6,14 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"tailscale.com/ipn"
 	"tailscale.com/ipn/ipnstate"
+	"tailscale.com/ipn/store"
+	"tailscale.com/types/key"
 
 	"tailnet/internal/fault"
 	"tailnet/internal/proxied"
@@ -24,7 +27,7 @@ How a sidecar joins: what its daemon must be, and how it logs in with a key.
 const poll = 2 * time.Millisecond
 
 // join makes sure that the daemon runs, that we may talk to it, and that it is logged in.
-func (l *life) join(ctx context.Context, args UpArgs) (*Identity, error) {
+func (l *life) join(ctx context.Context, args UpArgs) (_ *Identity, err error) {
 	st, prefs, err := l.probe(ctx)
 	if err != nil {
 		return nil, err
@@ -37,16 +40,31 @@ func (l *life) join(ctx context.Context, args UpArgs) (*Identity, error) {
 		c.Hostname = cmp.Or(prefs.Hostname, st.Self.HostName, c.Hostname)
 		l.cfg, l.log = &c, l.log.of(c.Hostname)
 	}
-	if st.BackendState != ipn.Running.String() {
+	var had []string
+	var oldKey key.NodePublic // where a child of ours is to register anew, for other tags
+	if l.child != nil {
+		had = l.cfg.joinedTags(prefs.AdvertiseTags)
+		if !sameTags(had, l.cfg.Tags) {
+			oldKey = l.nodeKey()
+		}
+	}
+	renews := !oldKey.IsZero()
+	if renews {
+		defer func() { err = l.cfg.otherTags(err, had) }()
+	}
+	if renews || st.BackendState != ipn.Running.String() {
 		if err := l.hopeless(st.BackendState); err != nil {
 			return nil, err
 		}
 		var login, again func(context.Context) error
-		if l.key() != "" {
+		if l.cfg.key() != "" {
 			again = func(ctx context.Context) error { return l.login(ctx, prefs) }
 		}
-		stuck := st.BackendState == ipn.NoState.String() && l.key() != ""
-		if stuck || st.BackendState == ipn.NeedsLogin.String() && l.url == "" {
+		stuck := st.BackendState == ipn.NoState.String() && l.cfg.key() != ""
+		if l.begun.Load() {
+			// By an attempt that was given up. A second login would have another node key, and use
+			// the auth key again.
+		} else if renews || stuck || st.BackendState == ipn.NeedsLogin.String() && l.url == "" {
 			login = func(ctx context.Context) error { return l.login(ctx, prefs) }
 		} else if l.child != nil && l.url == "" {
 			if err := l.resume(ctx, prefs); err != nil {
@@ -65,6 +83,10 @@ func (l *life) join(ctx context.Context, args UpArgs) (*Identity, error) {
 		if err := l.named(ctx, l.cfg, id, l.child.before, l.log); err != nil {
 			return nil, err
 		}
+		if err := l.checkTags(ctx, l.cfg, l.log, st, oldKey); err != nil {
+			return nil, err
+		}
+		l.cfg.keepTags()
 	}
 	id.ControlURL = cmp.Or(prefs.ControlURL, ipn.DefaultControlURL)
 	l.tun, l.node = st.TUN, string(st.Self.ID)
@@ -77,6 +99,22 @@ func (l *life) join(ctx context.Context, args UpArgs) (*Identity, error) {
 	}
 	l.serve.init(l.session, l.log)
 	return id, nil
+}
+
+// nodeKey returns the one that a child has joined with; zero where it has not, or keeps none.
+func (l *life) nodeKey() (none key.NodePublic) {
+	if l.cfg.StateDir == "" {
+		return none
+	}
+	kept, err := store.NewFileStore(l.log.at("debug"), filepath.Join(l.cfg.StateDir, stateFile))
+	if err != nil {
+		return none
+	}
+	k := (&identity{StateStore: kept}).nodeKey()
+	if k.IsZero() {
+		return none
+	}
+	return k.Public()
 }
 
 // probe asks the daemon for its state and its preferences, and whose it is. A child, which
@@ -121,7 +159,7 @@ func (l *life) probe(ctx context.Context) (st *ipnstate.Status, prefs *ipn.Prefs
 			return nil, nil, err
 		}
 	}
-	if l.child != nil || l.key() != "" {
+	if l.child != nil || l.cfg.key() != "" {
 		st, err = l.settled(ctx, st)
 	}
 	return st, prefs, err
@@ -149,19 +187,13 @@ func (l *life) hopeless(state string) error {
 	switch {
 	case state == ipn.Stopped.String() && l.child == nil:
 		return fault.New(fault.NotRunning, "tailscaled at %s is stopped; run: sudo tailscale up", l.where)
-	case state == ipn.NeedsLogin.String() && l.child == nil && l.key() == "":
+	case state == ipn.NeedsLogin.String() && l.child == nil && l.cfg.key() == "":
 		return l.loggedOut()
 	case state == ipn.InUseOtherUser.String():
 		return fault.New(fault.NotRunning, "tailscaled at %s is in use by another user of this machine", l.where)
 	}
 	return nil
 }
-
-// oauthSecret begins what `tailscale up` and tsnet take for a client secret, and tailscaled
-// itself does not (feature/oauthkey).
-const oauthSecret = "tskey-client-"
-
-func (l *life) key() string { return cmp.Or(l.cfg.AuthKey, l.cfg.ClientSecret) }
 
 // sameControl: a daemon that is on another tailnet than the configuration says is a mistake.
 func (l *life) sameControl(prefs *ipn.Prefs) error {
@@ -176,19 +208,20 @@ func (l *life) sameControl(prefs *ipn.Prefs) error {
 // login does what `tailscale up --auth-key` does. A daemon that is not ours keeps its
 // other preferences.
 func (l *life) login(ctx context.Context, prefs *ipn.Prefs) error {
-	if key := l.key(); key != "" && key != l.cfg.AuthKey || strings.HasPrefix(key, oauthSecret) {
+	if l.cfg.hasSecret() || l.cfg.AuthKey == "" && l.cfg.ClientSecret != "" {
 		return fault.New(fault.Unsupported, "cannot log tailscaled at %s in with an OAuth client secret, which only the embedded backend makes a key of; "+
 			"make one and give it as auth_key, or use backend=\"embedded\"", l.where)
 	}
 	if err := l.prefer(prefs); err != nil {
 		return err
 	}
-	if err := l.local.Start(ctx, ipn.Options{AuthKey: l.key(), UpdatePrefs: prefs}); err != nil {
+	if err := l.local.Start(ctx, ipn.Options{AuthKey: l.cfg.key(), UpdatePrefs: prefs}); err != nil {
 		return l.absent(err)
 	}
 	if err := l.local.StartLoginInteractive(ctx); err != nil {
 		return l.absent(err)
 	}
+	l.begun.Store(true)
 	return nil
 }
 

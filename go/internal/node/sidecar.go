@@ -29,7 +29,7 @@ type sidecar struct {
 	log *logger
 
 	mu   sync.Mutex
-	life *life // nil before the first up; a pending one while a person must act
+	life *life // nil before the first up; a pending one while a person must act, or after an attempt that was given up
 }
 
 // life is what we have of a daemon from up to close. What join finds out is not changed
@@ -43,6 +43,7 @@ type life struct {
 	uid     uint32                          // whom it belongs to
 	process atomic.Pointer[proxied.Process] // the daemon, as it was when this watch of it began
 	node    string                          // its node's stable ID: another one is not ours
+	begun   atomic.Bool                     // it has been told to log in with our key
 	serve   serving
 
 	refusals flood // of connections to where tailscaled forwards to, which every local user can make
@@ -71,7 +72,7 @@ func (s *sidecar) up(ctx context.Context, args UpArgs) (*Identity, error) {
 		}
 	}
 	id, err := l.join(ctx, args)
-	pending := fault.Is(err, fault.LoginRequired) || fault.Is(err, fault.ApprovalRequired) || args.WaitForPerson && ctx.Err() != nil
+	pending := fault.Is(err, fault.LoginRequired) || fault.Is(err, fault.ApprovalRequired) || ctx.Err() != nil
 	if err != nil && !pending {
 		l.end()
 		l = nil

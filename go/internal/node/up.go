@@ -13,9 +13,9 @@ import (
 	"tailnet/internal/fault"
 )
 
-// up is one attempt: a fresh server, watched until a row of the table in classify.go
-// decides. A server that waits for a person is kept, because its key lives only in
-// it: with a new one the login would be worth nothing.
+// up is one attempt: a server, watched until a row of the table in classify.go decides. It is a
+// fresh one, but where the one before still waits for a person, whose login would be worth
+// nothing with another, or where the caller gave up: then the next attempt goes on with it.
 func (e *embedded) up(ctx context.Context, args UpArgs) (*Identity, error) {
 	e.mu.Lock()
 	s := e.server
@@ -32,32 +32,62 @@ func (e *embedded) up(ctx context.Context, args UpArgs) (*Identity, error) {
 	id, err := e.join(ctx, s, args)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err == nil || fault.Is(err, fault.LoginRequired) || fault.Is(err, fault.ApprovalRequired) ||
-		(args.WaitForPerson && ctx.Err() != nil && e.server == s) { // a wait that the caller gave up
+	if err == nil || fault.Is(err, fault.Auth) {
+		e.made = "" // it has served, or never will
+	}
+	if fault.Is(err, fault.LoginRequired) {
+		s.awaitExtension(e.cfg)
+	}
+	if err == nil || ctx.Err() != nil || fault.Is(err, fault.LoginRequired) || fault.Is(err, fault.ApprovalRequired) {
 		e.server = s
 		return id, err
 	}
 	e.server = nil
-	s.stop()
+	again := fault.Is(err, fault.Connect)
+	s.stop(ending{again: again, useless: !again || deadNodeKey(err)})
 	return nil, err
 }
 
+// deadNodeKey reports whether the server has let a node key expire that was new to us: somebody
+// has logged the machine out between two attempts.
+func deadNodeKey(err error) bool {
+	return strings.Contains(err.Error(), "regen=true but server says NodeKeyExpired")
+}
+
 // join waits until the server runs, and makes it ready.
-func (e *embedded) join(ctx context.Context, s *server, args UpArgs) (*Identity, error) {
-	if err := s.awaitRunning(ctx, e.cfg, e.log, args, nil, nil); err != nil {
+func (e *embedded) join(ctx context.Context, s *server, args UpArgs) (_ *Identity, err error) {
+	if s.retags {
+		defer func() { err = e.cfg.otherTags(err, s.had) }()
+		if !s.renewing { // the server would take the node key that the store has, and leave the tags
+			if err := s.local.StartLoginInteractive(ctx); err != nil {
+				return nil, fault.For(fault.Internal, err, "login")
+			}
+			s.renewing = true
+		}
+	}
+	var again func(context.Context) error
+	if e.cfg.hasSecret() && !s.keyed { // it was to come back without a key
+		again = func(ctx context.Context) error { return e.login(ctx, s) }
+	}
+	if err := s.awaitRunning(ctx, e.cfg, e.log, args, nil, again); err != nil {
 		return nil, err
 	}
 	if err := s.settle(ctx, e.cfg); err != nil {
 		return nil, err
 	}
-	id, _, err := s.identify(ctx, e.cfg.controlName())
+	id, st, err := s.identify(ctx, e.cfg.controlName())
 	if err != nil {
 		return nil, err
 	}
 	if err := s.named(ctx, e.cfg, id, s.before, e.log); err != nil {
 		return nil, err
 	}
+	if err := s.checkTags(ctx, e.cfg, e.log, st, s.oldKey); err != nil {
+		return nil, err
+	}
 	id.ControlURL = cmp.Or(e.cfg.ControlURL, ipn.DefaultControlURL)
+	s.keys.settle(true)
+	e.cfg.keepTags()
 	e.mu.Lock()
 	s.joined(id)
 	e.mu.Unlock()
@@ -69,7 +99,7 @@ const upMask = ipn.NotifyInitialState | ipn.NotifyInitialHealthState | ipn.Notif
 
 // awaitRunning watches the IPN bus until a row decides. login, where there is one, is called
 // once the bus is watched: control's answer is heard, and not taken for one to an earlier key.
-// again, where there is one, is called after a refusal, once.
+// again, where there is one, is called where the node turns out to need a login, once.
 func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args UpArgs, login, again func(context.Context) error) error {
 	// tsnet's Up waits for ever where control cannot be reached; and its Close takes
 	// 5 s while a watcher is open, so this one ends before we return.
@@ -86,12 +116,15 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 		})
 	})
 
+	var w progress
 	var begun chan error // what is heard until the login has begun is of an earlier one
 	begin := func() {
+		if w.state == ipn.Running { // with what it had before this login
+			w.state = ipn.NoState
+		}
 		begun = make(chan error, 1)
 		bridge.Go(func() { begun <- login(ctx) })
 	}
-	var w progress
 	w.loginKnown = args.KnownURL
 	// The caller may have seen the login through just now: the news takes a moment.
 	if !args.WaitForPerson && s.url != "" {
@@ -139,7 +172,7 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 			}
 		case <-approval.C:
 			if w.state == ipn.NeedsMachineAuth && !args.WaitForPerson {
-				return fault.New(fault.ApprovalRequired, "machine %q has logged in and waits for an admin of the tailnet to approve it; call up() again then", c.Hostname)
+				return c.unapproved()
 			}
 		case n := <-notes:
 			before := w.state
@@ -159,8 +192,8 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 			}
 		}
 		running, err := w.decide(c, args.WaitForPerson)
-		if err != nil && err.Code == fault.Auth && again != nil {
-			// A daemon that knows the tailnet tries by itself, without our key, and its refusal
+		if err != nil && (err.Code == fault.Auth || err.Code == fault.LoginRequired) && again != nil {
+			// A node that knows the tailnet tries by itself, without our key, and its refusal
 			// may come before our login, or after it has begun. Only the second is surely ours.
 			login, again = again, nil
 			w.begins(ipn.Notify{})
@@ -172,7 +205,7 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 			s.url = w.url
 			return err
 		}
-		if running {
+		if running && login == nil { // else it runs with what it had
 			return nil
 		}
 	}
@@ -190,9 +223,6 @@ func startError(c *Config, l *logger, err error) error {
 	text := l.redact(err.Error())
 	if errors.Is(err, context.Canceled) {
 		return err
-	}
-	if strings.Contains(text, "resolving auth key") {
-		return fault.New(fault.Auth, "the client secret was not accepted: %s; check client_secret, and the tags that it may give", text)
 	}
 	f := fault.For(fault.Config, err, "node %q cannot start in %s", c.Hostname, cmp.Or(c.StateDir, "a temporary directory"))
 	if strings.Contains(text, "MachineKey") { // the file is JSON, but what is in it is no key

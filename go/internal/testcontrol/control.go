@@ -235,8 +235,8 @@ func (c *Control) Close() error {
 // mapRequest is called before each map request; what it returns, after it.
 func (c *Control) mapRequest(req *tailcfg.MapRequest) (done func()) {
 	k := req.NodeKey
-	c.front.holdMap()
 	c.grant(k)
+	c.front.holdMap()
 	if !req.Stream {
 		c.edit.RLock()
 		return c.edit.RUnlock
@@ -258,9 +258,8 @@ func (c *Control) mapRequest(req *tailcfg.MapRequest) (done func()) {
 	}
 }
 
-// welcome does for a node key that is used for the first time what Tailscale's control
-// does and testcontrol does not: a unique name, and a key that is not expired although
-// it replaces one that was.
+// welcome gives the node of a node key that is used for the first time a unique name, as
+// Tailscale's control server does and testcontrol does not.
 func (c *Control) welcome(k key.NodePublic) {
 	c.edit.Lock()
 	defer c.edit.Unlock()
@@ -286,15 +285,10 @@ func (c *Control) welcome(k key.NodePublic) {
 		}
 		name = fmt.Sprintf("%s-%d.%s", host, i, suffix)
 	}
-	expired := isExpired(self)
-	if name == self.Name && !expired {
-		return
+	if name != self.Name {
+		self.Name = name
+		c.server.UpdateNode(self)
 	}
-	self.Name = name
-	if expired {
-		self.KeyExpiry = time.Time{}
-	}
-	c.server.UpdateNode(self)
 }
 
 func (c *Control) online(k key.NodePublic) bool {

@@ -61,8 +61,8 @@ func (c *Control) register(machine key.MachinePublic, req *tailcfg.RegisterReque
 }
 
 // grant gives a node key that is used for the first time the tags that its registration asked
-// for. testcontrol gives tags to new nodes only, and a node key that replaces another has those
-// of that one.
+// for, and no expiry. testcontrol does so for new nodes only: a node key that replaces another
+// has the tags and the expiry of that one.
 func (c *Control) grant(k key.NodePublic) {
 	c.mu.Lock()
 	tags, registered := c.keys.requested[k]
@@ -74,10 +74,10 @@ func (c *Control) grant(k key.NodePublic) {
 	c.edit.Lock()
 	defer c.edit.Unlock()
 	n := c.server.Node(k)
-	if n == nil || slices.Equal(n.Tags, tags) {
+	if n == nil || slices.Equal(n.Tags, tags) && n.KeyExpiry.IsZero() {
 		return
 	}
-	n.Tags = tags
+	n.Tags, n.KeyExpiry = tags, time.Time{}
 	hostinfo := n.Hostinfo.AsStruct()
 	hostinfo.RequestTags = tags // or the next request would look like one for other tags
 	n.Hostinfo = hostinfo.View()
