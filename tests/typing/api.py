@@ -91,6 +91,8 @@ def configuration(path: Path) -> None:
     assert_type(TailnetConfig.model_construct(port=1), TailnetConfig)
     assert_type(config.to_native(), dict[str, Any])
     assert_type(config.resolved_auth_key({}), str)
+    assert_type(config.resolved_client_secret({}), str)
+    assert_type(config.preauthorized, bool)
     assert_type(config.resolved_control_url({}), str)
     assert_type(config.resolved_state_dir({}), str)
     assert_type(config.resolved_socket(), str)
