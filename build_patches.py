@@ -507,6 +507,75 @@ PATCHES = [
         '\t\t\tWhat: "updateFromNode-resetLocked",\n\t\t})\n',
         '\t\t\tWhat: "updateFromNode-resetLocked",\n\t\t})\n\t\tde.resetLocked()\n',
     ),
+    # The control server answers HTTP 404 to a node that an admin has removed. controlclient logs
+    # that, tries again for ever and reports nothing
+    # (https://github.com/tailscale/tailscale/issues/18700). The patch makes it a health warning, as
+    # https://github.com/tailscale/tailscale/pull/19606 proposes.
+    # tests/test_removed.py has the case.
+    Patch(
+        "tailscale.com",
+        "control/controlclient/direct.go",
+        '\t\treturn fmt.Errorf("initial fetch failed %d: %.200s",\n',
+        "\t\tif res.StatusCode == http.StatusNotFound {\n"
+        "\t\t\tc.health.SetUnhealthy(nodeNotFound, nil)\n\t\t}\n"
+        '\t\treturn fmt.Errorf("initial fetch failed %d: %.200s",\n',
+    ),
+    Patch(
+        "tailscale.com",
+        "control/controlclient/direct.go",
+        "\tc.health.NoteMapRequestHeard(request)\n",
+        "\tc.health.NoteMapRequestHeard(request)\n\tc.health.SetHealthy(nodeNotFound)\n",
+    ),
+    Patch(
+        "tailscale.com",
+        "control/controlclient/direct.go",
+        "var macOSScreenTime = ",
+        "var nodeNotFound = health.Register(&health.Warnable{\n"
+        '\tCode:     "node-not-found",\n\tTitle:    "Removed from the tailnet",\n'
+        "\tSeverity: health.SeverityHigh,\n"
+        '\tText: health.StaticMessage("The control server does not know this node any more:'
+        ' an admin has removed it."),\n'
+        "\tImpactsConnectivity: true,\n})\n\n"
+        "var macOSScreenTime = ",
+    ),
+    # testcontrol forgets no node, and answers one that it does not know HTTP 400 where Tailscale's
+    # control server and headscale answer 404.
+    Patch(
+        "tailscale.com",
+        "tstest/integration/testcontrol/testcontrol.go",
+        '\t\thttp.Error(w, "node not found", 400)\n',
+        '\t\thttp.Error(w, "node not found", 404)\n',
+    ),
+    Patch(
+        "tailscale.com",
+        "tstest/integration/testcontrol/testcontrol.go",
+        "\t\tnodeID := len(s.nodes) + 1\n",
+        "\t\tnodeID := len(s.nodes) + s.removed + 1\n",
+    ),
+    Patch(
+        "tailscale.com",
+        "tstest/integration/testcontrol/testcontrol.go",
+        "\tallExpired    bool                     // All nodes will be",
+        "\tremoved       int                      // Nodes that RemoveNode has removed.\n"
+        "\tallExpired    bool                     // All nodes will be",
+    ),
+    Patch(
+        "tailscale.com",
+        "tstest/integration/testcontrol/testcontrol.go",
+        "// UpdateNode updates or adds the input node, then triggers a netmap update for\n",
+        "// RemoveNode forgets a node, ends its stream and tells the others, which are connected.\n"
+        "func (s *Server) RemoveNode(k key.NodePublic, others []key.NodePublic) {\n"
+        "\ts.mu.Lock()\n\tdefer s.mu.Unlock()\n"
+        "\tn := s.nodes[k]\n\tif n == nil {\n\t\treturn\n\t}\n"
+        "\ts.removed++\n"
+        "\tdelete(s.nodes, k)\n\tdelete(s.users, k)\n\tdelete(s.logins, k)\n"
+        "\tif c := s.updates[n.ID]; c != nil {\n\t\tclose(c)\n\t\tdelete(s.updates, n.ID)\n\t}\n"
+        "\tfor _, other := range others {\n"
+        "\t\tmak.Set(&s.msgToSend, other, append(s.msgToSend[other],"
+        " &tailcfg.MapResponse{PeersRemoved: []tailcfg.NodeID{n.ID}}))\n\t}\n"
+        '\ts.updateLocked("RemoveNode", s.nodeIDsLocked(n.ID))\n}\n\n'
+        "// UpdateNode updates or adds the input node, then triggers a netmap update for\n",
+    ),
 ]
 
 

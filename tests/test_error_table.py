@@ -45,6 +45,7 @@ from tailnet import (
     TailnetUnsupported,
     _lib,
 )
+from tailnet.models import Removed
 from tailnet.testing import Testnet
 from tests import daemon
 from tests.conftest import eventually, nothing_left
@@ -142,6 +143,16 @@ def expired(place: Place) -> object:
     net.control.expire_keys("node")
     eventually("it has heard", lambda: tn.status().state == "NeedsLogin")
     return tn.dial(f"{name}:80")
+
+
+def removed(place: Place) -> object:
+    net = place.testnet()
+    tn = place.up(net)
+    with tn.watch() as events:
+        net.control.remove_node("node")
+        while not isinstance(events.next(timeout=10), Removed):
+            pass
+    return tn.whois(tn.ip)
 
 
 def expires_meanwhile(place: Place) -> object:
@@ -526,6 +537,15 @@ OTHERS = [
         "a connection to 100.",
         "may be offline",
         TimeoutError,
+    ),
+    Row(
+        "`up`, `dial`, `listen`, `whois`: an admin has removed this node from the tailnet",
+        removed,
+        TailnetAuthError,
+        2,
+        "was removed from the tailnet by an admin",
+        "join again with a key",
+        note="`watch()` tells, by `Removed`; `close()` it, and make a new `Tailnet`",
     ),
     Row(
         "`dial`: this node's key has expired, or was removed",

@@ -152,10 +152,10 @@ class LocalNode:
                 ) from cause
 
     def _attempt(self, args: dict[str, Any], deadline: float | None) -> Steps[None]:
-        if self.joined and not self.closed:
-            _lib.require_usable()
-            return
-        handle = yield from self._made(deadline)
+        if self.joined:  # Go knows whether it was removed since, and waits for nothing
+            handle, deadline = self.handle(), None
+        else:
+            handle = yield from self._made(deadline)
         with self.or_closed():
             answer = yield from _ops.reply(
                 _lib.node_up(handle, args), deadline, f"node {self.name!r} to join the tailnet"

@@ -35,6 +35,7 @@ __all__ = [
     "Peer",
     "PeersChanged",
     "Ping",
+    "Removed",
     "StateChanged",
     "Status",
     "User",
@@ -244,6 +245,13 @@ class KeyExpiry(_Model):
     expired: bool = False
 
 
+class Removed(_Model):
+    """An admin has removed this node from the tailnet; it must join again.
+
+    Calls raise `TailnetAuthError` from now on. `Status.state` stays "Running".
+    """
+
+
 class EventsLost(_Model):
     """The reader was too slow: `count` events were dropped. A fresh snapshot follows."""
 
@@ -277,7 +285,9 @@ class Versions(_Model):
         return all(getattr(self, name) == value for name, value in self.wheel.items())
 
 
-Event: TypeAlias = StateChanged | LoginURL | HealthChanged | PeersChanged | KeyExpiry | EventsLost
+Event: TypeAlias = (
+    StateChanged | LoginURL | HealthChanged | PeersChanged | KeyExpiry | Removed | EventsLost
+)
 
 
 def ip_of(address: object) -> IPAddress:
@@ -399,6 +409,7 @@ _EVENTS: Mapping[str, Callable[[Raw], Event]] = {
     "login": lambda e: LoginURL(url=e["url"]),
     "health": lambda e: HealthChanged(warnings=tuple(Health(**w) for w in e["warnings"])),
     "peers": _peers,
+    "removed": lambda _: Removed(),
     "key_expiry": lambda e: KeyExpiry(expiry=e["expiry"], expired=e["expired"]),
 }
 

@@ -309,6 +309,8 @@ def told(event: models.Event) -> str:
         case models.KeyExpiry(expired=expired):
             assert_type(expired, bool)
             return str(event.expiry)
+        case models.Removed():
+            return "removed"
         case models.EventsLost(count=count):
             return str(count)
         case _:

@@ -13,7 +13,8 @@ import (
 // follow calls f with every notification until the session ends, and keeps the state and
 // the cache in step. lost is called when the bus is gone.
 func (s *session) follow(f func(ipn.Notify), lost func()) {
-	s.watchBus(s.ctx, ipn.NotifyInitialState|ipn.NotifyPeerChanges, func(n ipn.Notify) {
+	s.watchBus(s.ctx, ipn.NotifyInitialState|ipn.NotifyInitialHealthState|ipn.NotifyPeerChanges, func(n ipn.Notify) {
+		s.noteHealth(n)
 		if n.State != nil && (s.stranger == nil || *n.State != ipn.Running) { // or it may be another's: f looks
 			s.note(*n.State)
 		}
@@ -101,6 +102,13 @@ func (s *session) watch(stream *bridge.Stream) {
 		ctx, cancel := context.WithCancel(stream.Context())
 		stop := context.AfterFunc(s.ctx, cancel)
 		w := newWatcher(stream, s.local, cancel)
+		bridge.Go(func() {
+			select {
+			case <-s.whenRemoved():
+				w.send(removedEvent{"removed"})
+			case <-ctx.Done():
+			}
+		})
 		s.watchBus(ctx, watchMask, w.note, func() { s.note(ipn.NoState); w.lost() })
 		stop()
 		cancel()

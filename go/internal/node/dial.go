@@ -79,6 +79,9 @@ func (s *server) notRunning(ctx context.Context) error {
 	if why := s.ended.Load(); why != nil {
 		return why
 	}
+	if err := s.wasRemoved(); err != nil {
+		return err
+	}
 	st, err := s.local.StatusWithoutPeers(ctx)
 	if err != nil || st.BackendState == ipn.Running.String() {
 		return nil

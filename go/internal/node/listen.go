@@ -38,6 +38,9 @@ func (e *embedded) listen(_ context.Context, addr Address, a *bridge.Acceptor) (
 	if err != nil {
 		return 0, nil, err
 	}
+	if err := s.wasRemoved(); err != nil {
+		return 0, nil, err
+	}
 	var ip netip.Addr
 	if addr.Host != "" {
 		if ip, err = netip.ParseAddr(addr.Host); err != nil {

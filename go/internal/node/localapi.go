@@ -171,7 +171,10 @@ func (l *life) whyNot(ctx context.Context) error {
 		}
 		return fault.New(fault.NotRunning, "tailscaled at %s is %s, not Running", l.where, st.BackendState)
 	}
-	return l.stranger(st)
+	if err := l.stranger(st); err != nil {
+		return err
+	}
+	return l.wasRemoved()
 }
 
 // stranger says that the daemon's node is not the one that joined.

@@ -47,10 +47,12 @@ type session struct {
 	mu   sync.Mutex
 	runs context.Context // ends when the node stops running, because its key has expired, say
 	rest context.CancelFunc
+
+	removed chan struct{} // closed while the control server does not know the node any more
 }
 
 func newSession() *session {
-	s := &session{}
+	s := &session{removed: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -64,7 +66,7 @@ func (s *session) note(state ipn.State) {
 			s.rest()
 		}
 		s.cache.empty()
-	} else if s.runs == nil || s.runs.Err() != nil {
+	} else if !closed(s.removed) && (s.runs == nil || s.runs.Err() != nil) {
 		s.runs, s.rest = context.WithCancel(s.ctx)
 	}
 }
@@ -145,6 +147,9 @@ func (s *session) unanswered(what string, err error) error {
 
 // whois answers with Tailscale's own document. Python keeps it (_node.py).
 func (s *session) whois(ctx context.Context, ip netip.Addr) (json.RawMessage, error) {
+	if err := s.wasRemoved(); err != nil {
+		return nil, err
+	}
 	who, err := s.local.WhoIs(ctx, ip.String())
 	nobody := errors.Is(err, local.ErrPeerNotFound)
 	if s.stranger != nil && (err == nil || nobody) { // after the answer, or it may have become somebody else's meanwhile

@@ -63,7 +63,7 @@ func (s *sidecar) up(ctx context.Context, args UpArgs) (*Identity, error) {
 	l := s.life
 	s.mu.Unlock()
 	if l != nil && l.self != nil {
-		return l.self, nil
+		return l.self, l.wasRemoved()
 	}
 	if l == nil {
 		var err error
@@ -86,6 +86,7 @@ func (s *sidecar) up(ctx context.Context, args UpArgs) (*Identity, error) {
 			bridge.Go(l.outlive)
 		}
 		bridge.Go(func() { l.follow(l.note, func() { l.session.note(ipn.NoState) }) })
+		bridge.Go(l.hearLog)
 	}
 	s.life = l
 	return id, err
@@ -113,6 +114,9 @@ func (l *life) note(n ipn.Notify) {
 	if n.SessionID != "" { // the first of a watch; our entries live as long as that
 		l.meetAgain()
 		l.serve.watch(n.SessionID)
+	}
+	if n.SelfChange != nil || len(n.PeersChanged)+len(n.PeersRemoved) > 0 { // control speaks with it again
+		l.noteRemoved(false)
 	}
 	switch {
 	case n.SelfChange != nil && string(n.SelfChange.StableID) != l.node:

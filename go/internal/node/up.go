@@ -21,7 +21,7 @@ func (e *embedded) up(ctx context.Context, args UpArgs) (*Identity, error) {
 	s := e.server
 	e.mu.Unlock()
 	if s != nil && s.self != nil {
-		return s.self, nil
+		return s.self, s.wasRemoved()
 	}
 	if s == nil {
 		var err error

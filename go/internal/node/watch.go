@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"reflect"
 	"strings"
+	"sync"
 	"time"
 
 	"tailscale.com/client/local"
@@ -16,7 +17,7 @@ import (
 )
 
 // Events are what "watch" sends: each names its type.
-var Events = []any{stateEvent{}, loginEvent{}, healthEvent{}, peersEvent{}, keyExpiryEvent{}}
+var Events = []any{stateEvent{}, loginEvent{}, healthEvent{}, peersEvent{}, keyExpiryEvent{}, removedEvent{}}
 
 type (
 	stateEvent struct {
@@ -53,6 +54,9 @@ type (
 		Expiry  *time.Time `json:"expiry" doc:"when this node's key expires; null for never"`
 		Expired bool       `json:"expired" doc:"whether it has"`
 	}
+	removedEvent struct {
+		Type string `json:"type" doc:"\"removed\": an admin has removed this node from the tailnet"`
+	}
 )
 
 const watchMask = ipn.NotifyInitialState | ipn.NotifyInitialHealthState | ipn.NotifyInitialStatus | ipn.NotifyPeerChanges
@@ -65,6 +69,8 @@ type watcher struct {
 	ids    map[tailcfg.NodeID]string // PeersRemoved has only the number
 	peers  map[string]peer           // as sent last: control may repeat a whole tailnet for one change
 	expiry keyExpiryEvent
+
+	sending sync.Mutex // the bus and a removal are heard apart
 }
 
 func newWatcher(stream *bridge.Stream, lc *local.Client, resync func()) *watcher {
@@ -82,6 +88,8 @@ func (w *watcher) cameTo(state ipn.State) {
 }
 
 func (w *watcher) send(event any) {
+	w.sending.Lock()
+	defer w.sending.Unlock()
 	if w.stream.Send(event) {
 		w.resync()
 	}

@@ -3,6 +3,7 @@ package testcontrol
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -96,6 +97,21 @@ func (c *Control) Do(_ context.Context, document []byte) (any, error) {
 			if a.Tags != nil {
 				n.Tags = *a.Tags
 			}
+		})
+	case "remove_node": // node
+		if a.Node == "" {
+			return nil, fault.New(fault.Config, "remove_node: name the node")
+		}
+		return nil, c.each(a.Node, func(n *tailcfg.Node) error {
+			c.edit.Lock()
+			defer c.edit.Unlock()
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			delete(c.met, n.Key)
+			others := maps.Clone(c.polls)
+			delete(others, n.Key)
+			c.server.RemoveNode(n.Key, slices.Collect(maps.Keys(others)))
+			return nil
 		})
 	case "add_one_time_key": // key
 		if c.config.AuthKey == "" {

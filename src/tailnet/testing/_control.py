@@ -215,7 +215,7 @@ class ControlServer:
     # --- what a person, an admin or a broken network does --------------------------------------
 
     def nodes(self) -> tuple[TestNode, ...]:
-        """Return every node that has joined and has not logged out.
+        """Return every node that has joined, and has neither logged out nor been removed.
 
         Ephemeral nodes log out when they are closed. Tailscale's control server keeps another one
         that logs out, as expired.
@@ -261,6 +261,14 @@ class ControlServer:
     def set_tags(self, node: str, tags: Sequence[str]) -> None:
         """Give a node these tags."""
         self._do("update_node", node=node, tags=list(tags))
+
+    def remove_node(self, node: str) -> None:
+        """Remove a node from the tailnet, as an admin does.
+
+        The others are told that it is gone. It is not known any more: when it asks for the network
+        map, the server answers HTTP 404, as Tailscale's and headscale do.
+        """
+        self._do("remove_node", node=node)
 
     def set_app_caps(self, caps: Mapping[str, Sequence[Any]]) -> None:
         """Grant every peer these app capabilities towards every node: name to its values."""
