@@ -54,11 +54,11 @@ struct document {
     struct {
         const char *name;
         char kind;
-    } fields[20];
+    } fields[24];
 };
 static const struct document DOCUMENTS[] = {
     {"tailnet_node_new", config, node_new, &node, 0,
-     {{"backend", 's'}, {"hostname", 's'}, {"auth_key", 's'}, {"client_secret", 's'}, {"tags", 'l'}, {"control_url", 's'},
+     {{"backend", 's'}, {"hostname", 's'}, {"require_hostname", 'b'}, {"trust_state_dir", 'b'}, {"auth_key", 's'}, {"client_secret", 's'}, {"tags", 'l'}, {"control_url", 's'},
       {"state_dir", 's'}, {"ephemeral", 'b'}, {"port", 'w'}, {"accept_routes", 'b'}, {"exit_node", 's'}, {"advertise_routes", 'l'},
       {"connect_timeout", 'n'}, {"allow_host_network", 'b'}, {"log_level", 's'}, {"tailscaled_socket", 's'},
       {"tailscaled_managed", 'b'}, {"tailscaled_path", 's'}, {"process", 'o'}}},
@@ -232,7 +232,7 @@ static void paths(void) {
         EXPECT(TAILNET_PENDING, tailnet_dial(node, ADDRESSES[i], fresh()));
         RECEIVE("{\"error\":{\"code\":7005,");
     }
-    static const char *const PEOPLE[] = {"", " ", "x", "100.64.0", "100.64.0.1:", "100.64.0.1:65536", "[::1", "[::1]", "{}"};
+    static const char *const PEOPLE[] = {"", " ", ".", "a b", "a/b", "100.64.0.1:", "100.64.0.1:65536", "[::1", "[::1]"};
     for (size_t i = 0; i < COUNT(PEOPLE); i++) {
         note("whois given %s", PEOPLE[i]);
         EXPECT(TAILNET_PENDING, ask_whois(node, PEOPLE[i], fresh()));
