@@ -166,5 +166,6 @@ int32_t tailnet_ask(tailnet_handle node, tailnet_str operation, tailnet_str args
     answer->fd = -1;
     if (!operation) return refuse(answer, TAILNET_E_ARGUMENT, "ask", "operation is NULL", EINVAL);
     if (!args) return refuse(answer, TAILNET_E_ARGUMENT, "ask", "args is NULL", EINVAL);
-    return leave_note("ask", node, operation, args, descriptor, answer);
+    int plain = *operation && strspn(operation, "abcdefghijklmnopqrstuvwxyz_") == strlen(operation);
+    return leave_note(plain ? operation : "ask", node, operation, args, descriptor, answer); /* it is quoted in JSON */
 }

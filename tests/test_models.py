@@ -64,6 +64,7 @@ STATUS: dict[str, Any] = {
 }
 EVENTS: list[tuple[dict[str, Any], models.Event]] = [
     ({"type": "state", "state": "Running"}, models.StateChanged(state="Running")),
+    ({"type": "removed"}, models.Removed()),
     ({"type": "login", "url": "https://login/a"}, models.LoginURL(url="https://login/a")),
     ({"type": "health", "warnings": []}, models.HealthChanged()),
     (

@@ -13,6 +13,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -547,8 +548,15 @@ def test_nothing_is_loaded_or_printed_by_import(own_net: Testnet) -> None:
     assert out == "1 False\n"
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """Yield a directory in which the path of a socket is not too long, as it may be in tmp_path."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        yield Path(directory)
+
+
 def test_what_a_killed_program_left_is_removed_by_the_next(
-    own_net: Testnet, tmp_path: Path
+    own_net: Testnet, short_path: Path
 ) -> None:
     """Directories of a killed program go when another starts; those of a live one stay."""
     code = """
@@ -558,10 +566,10 @@ def test_what_a_killed_program_left_is_removed_by_the_next(
     """
 
     def left() -> set[str]:
-        return {path.name for path in tmp_path.iterdir()}
+        return {path.name for path in short_path.iterdir()}
 
     def begin() -> subprocess.Popen[str]:
-        program = start(own_net, code, TMPDIR=str(tmp_path))
+        program = start(own_net, code, TMPDIR=str(short_path))
         assert program.stdout is not None
         assert program.stdout.readline() == "up\n"
         return program
@@ -571,12 +579,12 @@ def test_what_a_killed_program_left_is_removed_by_the_next(
         assert len(kept) == 2
         with begin() as killed:
             killed.kill()
-        (tmp_path / "tailnet-scratch-7").mkdir(mode=0o700)  # as Go may name it
-        for path in tmp_path.iterdir():
+        (short_path / "tailnet-scratch-7").mkdir(mode=0o700)  # as Go may name it
+        for path in short_path.iterdir():
             os.utime(path, (0, 0))  # a young one may be about to be locked
-        (tmp_path / "tailnet-scratch-of-the-user").mkdir(mode=0o755)
+        (short_path / "tailnet-scratch-of-the-user").mkdir(mode=0o755)
         assert len(left()) == 6
-        run(own_net, "Tailnet(TailnetConfig.from_env()).up().close()", TMPDIR=str(tmp_path))
+        run(own_net, "Tailnet(TailnetConfig.from_env()).up().close()", TMPDIR=str(short_path))
         assert left() == kept | {"tailnet-scratch-of-the-user"}
         assert living.stdin is not None
         living.stdin.close()

@@ -79,6 +79,7 @@ class LocalNode:
         self.pinned: set[TailnetListener] = set()
         self._lock = threading.RLock()  # a signal handler may close what its thread is making
         self._handle = 0
+        self._interrupted: Fd | None = None  # the end that an interrupted close() waited for
         self._document: SecretStr | None = None  # what the handle was made of
         self.people: dict[str, tuple[int, WhoIs]] = {}  # what whois() has answered, and when
 
@@ -224,9 +225,11 @@ class LocalNode:
             timeout = math.inf  # None, from callers who do not check types
         else:
             deadline += _CLOSE_MARGIN
-        leaving = self.start_closing(timeout)
-        if leaving is None:
+        # After a close that was interrupted, this one waits for the same end.
+        leaving, self._interrupted = self.start_closing(timeout) or self._interrupted, None
+        if leaving is None or leaving.fileno() < 0:  # _forget_left has seen that end
             return
+        _leaving.discard(leaving)
         try:
             answer = yield from _ops.answer(leaving, deadline, f"node {self.name!r} to leave")
         except TailnetTimeout as e:  # it goes on by itself; the handle is gone
@@ -234,6 +237,7 @@ class LocalNode:
         except TailnetError:
             raise
         except BaseException:
+            self._interrupted = leaving
             _leaving.add(leaving)
             raise
         else:

@@ -415,6 +415,7 @@ def control(server: ControlServer) -> None:
     assert_type(server.set_grantable_tags(None), None)
     assert_type(server.fault("status", status=503), None)
     assert_type(server.restart_relay(), None)
+    assert_type(server.remove_node("api"), None)
     assert_type(server.stop(), None)
     server.fault("fire")  # type: ignore[arg-type]
     raise ControlServerError("x")

@@ -83,7 +83,7 @@ type object struct {
 func (o *object) Read(b []byte) (int, error) {
 	n, err := o.ReadCloser.Read(b)
 	if text := bytes.TrimSpace(b[:n]); !o.begun && len(text) > 0 {
-		if o.begun = true; text[0] == 'n' {
+		if o.begun = true; string(text) == "null" { // and not "no match for IP:port"
 			return 0, errors.New("the answer is null")
 		}
 	}

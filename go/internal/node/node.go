@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"sync"
 	"time"
@@ -98,7 +99,8 @@ func (n *Node) Up(ctx context.Context, args UpArgs) (*Identity, error) {
 	defer n.upMu.Unlock()
 	ctx, done := n.within(ctx)
 	defer done()
-	if err := ctx.Err(); err != nil {
+	// The node's end reaches ctx a moment later, and Close has stopped what there was to stop.
+	if err := errors.Join(ctx.Err(), n.ctx.Err()); err != nil {
 		return nil, n.closedOr(err)
 	}
 	id, err := n.backend.up(ctx, args)
