@@ -38,7 +38,8 @@ STATICCHECK = "honnef.co/go/tools/cmd/staticcheck"
 ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint"
 
 # A module at a time in each process: its fixtures, an offline tailnet above all, are made once.
-PARALLEL = ["-n", "auto", "--dist", "loadfile"]
+# Nothing takes the place of a process that died: pytest-xdist would then wait for ever.
+PARALLEL = ["-n", "auto", "--dist=loadfile", "--max-worker-restart=0"]
 
 # The Go packages without Tailscale in them: there `go test -race` starts in seconds.
 RACE = ["./internal/bridge/...", "./internal/fault/..."]
