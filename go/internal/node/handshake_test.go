@@ -31,6 +31,7 @@ func (n nowhere) Send(packets [][]byte, _ conn.Endpoint, offset int) error {
 // TestHandshakeIsRepeated: soon at first, ever more seldom then, and to somebody who is away not
 // more often where more is sent. It fails where build_patches.py was not applied.
 func TestHandshakeIsRepeated(t *testing.T) {
+	//lint:ignore SA1019 for the wireguard-go API, which takes bytes
 	theirs := device.NoisePublicKey(key.NewNode().Public().Raw32())
 	for _, pause := range []time.Duration{time.Hour, 100 * time.Millisecond} { // between packets
 		synctest.Test(t, func(t *testing.T) {
