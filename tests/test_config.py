@@ -367,6 +367,15 @@ def test_a_file_that_has_no_key(
     assert SECRET not in shown(caught.value)
 
 
+@pytest.mark.parametrize("source", ["TS_AUTHKEY", "TS_AUTHKEY_FILE", "TS_CLIENT_SECRET"])
+def test_a_key_in_the_place_of_its_file(source: str) -> None:
+    """A key where a file's path is wanted is a TailnetConfigError that does not show it."""
+    environ = {source: SECRET if source.endswith("FILE") else f"file:{SECRET}"}
+    with pytest.raises(TailnetConfigError, match=rf"^{source}: this is a key") as caught:
+        TailnetConfig(tags="tag:a").to_native(environ)
+    assert SECRET not in shown(caught.value)
+
+
 def test_no_key_is_no_error() -> None:
     """Without any key the node asks for a login: an empty key is passed on."""
     assert TailnetConfig().to_native({})["auth_key"] == ""

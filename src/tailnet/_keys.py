@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
 from ._files import KEY_LIMIT, read_text
+from ._settings import looks_like_key
 from .errors import TailnetConfigError
 
 # What begins an OAuth client secret, wherever a key is taken.
@@ -63,8 +64,13 @@ def read_key_file(source: str, path: Path) -> str:
     """Return the first line of a file that holds a key.
 
     Raises:
-        TailnetConfigError: it cannot be read, or holds none.
+        TailnetConfigError: it cannot be read, or holds none; or the path is a key.
     """
+    if looks_like_key(str(path)):  # it would be shown in the error about a missing file
+        raise TailnetConfigError(
+            f"{source}: this is a key, where the path of a file is wanted; TS_AUTHKEY and auth_key"
+            " take the key itself"
+        )
     lines = read_text(path, KEY_LIMIT, source, "name a file this user may read").strip()
     if not lines:
         raise TailnetConfigError(f"{source}: {path} is empty; it holds the key, and nothing else")
