@@ -234,6 +234,32 @@ def test_any_other_pickle_says_what_to_do(server: TailnetHandle, dump: Any) -> N
         dump(listener)
 
 
+def handed_over(whole: Any) -> Any:
+    """Return what another process gets, made in this one."""
+    return reduction.ForkingPickler.loads(reduction.ForkingPickler.dumps(whole))
+
+
+COPIES = [handed_over, lambda whole: whole.dup(), lambda whole: whole.plain()]
+
+
+@pytest.mark.parametrize("copied", COPIES, ids=["handed over", "dup", "plain"])
+def test_a_copy_does_not_make_others_block(
+    server: TailnetHandle, client: TailnetHandle, copied: Any
+) -> None:
+    """A server's worker has made the descriptor non-blocking; a copy for the next leaves it so."""
+    with nothing_left(), server.listen(":0") as listener:
+        listener.settimeout(WAIT)
+        with client.dial((str(server.ip), listener.getsockname()[1]), timeout=WAIT) as conn:
+            far, _ = listener.accept()
+            listener.settimeout(None)
+            with far:
+                for each in (listener, conn, far):
+                    os.set_blocking(each.fileno(), False)  # as the worker's, which shares it
+                    with copied(each) as copy_of_it:
+                        assert copy_of_it.gettimeout() is None
+                    assert not os.get_blocking(each.fileno())
+
+
 WORKERS = """
 import os
 import uvicorn
@@ -255,14 +281,17 @@ if __name__ == "__main__":
 def test_workers_of_uvicorn(net: Testnet, client: TailnetHandle, tmp_path: Path) -> None:
     """Its supervisor's spawned workers serve on a listener, and see the peer."""
     (tmp_path / "workers.py").write_text(WORKERS)
-    with subprocess.Popen(
-        [sys.executable, "workers.py"],
-        cwd=tmp_path,
-        env={**os.environ, **net.environ(), "TS_EPHEMERAL": "true"},
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as program:
-        assert program.stderr is not None
+    with (
+        subprocess.Popen(
+            [sys.executable, "workers.py"],
+            cwd=tmp_path,
+            env={**os.environ, **net.environ(), "TS_EPHEMERAL": "true"},
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as program,
+        contextlib.ExitStack() as undo,
+    ):
+        undo.callback(program.kill)  # where the test fails
         eventually("it is there", lambda: "workers" in {p.hostname for p in client.status().peers})
         pids: set[str] = set()
 

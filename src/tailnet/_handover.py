@@ -22,7 +22,7 @@ from multiprocessing import reduction
 from typing import Any
 
 from ._listener import Listening, TailnetListener
-from ._socket import TailnetSocket
+from ._socket import TailnetSocket, give_timeout
 
 # Kept across a fork, and drawn anew in any other process.
 _LIBRARY = secrets.token_hex(8)
@@ -94,7 +94,7 @@ def _rebuild_listener(
     library, path = identity
     listening = _listenings.get(path) if library == _LIBRARY else None
     listener = TailnetListener(fd.detach(), listening or Received(*description), inet=inet)
-    listener.settimeout(timeout)
+    give_timeout(listener, timeout)
     listener._options = options
     return listener
 
@@ -129,7 +129,7 @@ def _rebuild_socket(
     if library != _LIBRARY:
         fields.update(connection=0, usual=None)
     connection = TailnetSocket(fd.detach(), **fields)
-    connection.settimeout(timeout)
+    give_timeout(connection, timeout)
     connection._options, connection._acting = options, acting
     return connection
 

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 from . import _lib, _ops
 from ._address import address_text
 from ._scratch import Scratch
-from ._socket import Address, TailnetSocket, TcpLike, parse_peer_name
+from ._socket import Address, TailnetSocket, TcpLike, give_timeout, parse_peer_name
 from .errors import TailnetClosed, TailnetConfigError, TailnetResourceError
 
 if TYPE_CHECKING:
@@ -335,7 +335,7 @@ class TailnetListener(TcpLike):
         none comes after them.
         """
         plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, os.dup(self.fileno()))
-        plain.settimeout(self.gettimeout())
+        give_timeout(plain, self.gettimeout())
         self._listening.node.pinned.add(self)  # dropped by its user, it must go on
         return plain
 
@@ -364,7 +364,7 @@ class TailnetListener(TcpLike):
 
     def _view(self, *, inet: bool) -> TailnetListener:
         view = type(self)(os.dup(self.fileno()), self._listening, inet=inet)
-        view.settimeout(self.gettimeout())
+        give_timeout(view, self.gettimeout())
         view._options, view._acting = self._options, self._acting
         return view
 

@@ -99,6 +99,17 @@ def parse_peer_name(name: object) -> PeerName | None:
         return None
 
 
+def give_timeout(made: socket.socket, timeout: float | None) -> None:
+    """Give a new socket on an open descriptor its timeout.
+
+    Whether a descriptor blocks is shared by all its copies, those of other processes included. A
+    new socket has the default timeout already, so it is left alone where that is the one: else the
+    copy of a server's worker, which must not block, would block in the middle of its event loop.
+    """
+    if made.gettimeout() != timeout:
+        made.settimeout(timeout)
+
+
 class TcpLike(socket.socket):
     """A unix socket that programs may treat as one of TCP: what listeners and connections share."""
 
@@ -298,7 +309,7 @@ class TailnetSocket(TcpLike):
             inet=self._inet,
             usual=self._usual,
         )
-        twin.settimeout(self.gettimeout())
+        give_timeout(twin, self.gettimeout())
         twin._options, twin._acting = self._options, self._acting
         return twin
 
@@ -310,7 +321,7 @@ class TailnetSocket(TcpLike):
         connection ends when both are closed.
         """
         plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, os.dup(self.fileno()))
-        plain.settimeout(self.gettimeout())
+        give_timeout(plain, self.gettimeout())
         # The node is not taken for forgotten while this is held, either.
         weakref.finalize(plain, id, self._keeps).atexit = False
         return plain
