@@ -162,85 +162,94 @@ func random(n int) []byte {
 }
 
 func TestBothDirectionsAtOnceArriveIdentical(t *testing.T) {
-	var s Conns
-	python, peer, _ := dialed(t, &s)
-	data := random(8 << 20)
-	for _, c := range []interface {
-		net.Conn
-		CloseWrite() error
-	}{python, peer} {
-		go func() { c.Write(data); c.CloseWrite() }()
-	}
-	got := make(chan []byte, 2)
-	for _, c := range []net.Conn{python, peer} {
-		go func() { b, _ := io.ReadAll(c); got <- b }()
-	}
-	for range 2 {
-		if !bytes.Equal(<-got, data) {
-			t.Error("the data changed on the way")
+	eachKind(t, func(t *testing.T, dialed dialing) {
+		var s Conns
+		python, peer, _ := dialed(t, &s)
+		data := random(8 << 20)
+		for _, c := range []interface {
+			net.Conn
+			CloseWrite() error
+		}{python, peer} {
+			go func() { c.Write(data); c.CloseWrite() }()
 		}
-	}
-	eventually(t, "the connection is forgotten", func() bool { return s.Len() == 0 })
+		got := make(chan []byte, 2)
+		for _, c := range []net.Conn{python, peer} {
+			go func() { b, _ := io.ReadAll(c); got <- b }()
+		}
+		for range 2 {
+			if !bytes.Equal(<-got, data) {
+				t.Error("the data changed on the way")
+			}
+		}
+		eventually(t, "the connection is forgotten", func() bool { return s.Len() == 0 })
+	})
 }
 
 func TestLateReplyArrivesAfterHalfClose(t *testing.T) {
-	var s Conns
-	python, peer, _ := dialed(t, &s)
-	python.Write([]byte("question"))
-	python.CloseWrite()
-	if q, err := io.ReadAll(peer); string(q) != "question" || err != nil {
-		t.Fatalf("peer read %q, %v", q, err)
-	}
-	peer.Write([]byte("answer"))
-	peer.Close()
-	if a, err := io.ReadAll(python); string(a) != "answer" || err != nil {
-		t.Fatalf("python read %q, %v", a, err)
-	}
-	eventually(t, "the connection is forgotten", func() bool { return s.Len() == 0 })
+	eachKind(t, func(t *testing.T, dialed dialing) {
+		var s Conns
+		python, peer, _ := dialed(t, &s)
+		python.Write([]byte("question"))
+		python.CloseWrite()
+		if q, err := io.ReadAll(peer); string(q) != "question" || err != nil {
+			t.Fatalf("peer read %q, %v", q, err)
+		}
+		peer.Write([]byte("answer"))
+		peer.Close()
+		if a, err := io.ReadAll(python); string(a) != "answer" || err != nil {
+			t.Fatalf("python read %q, %v", a, err)
+		}
+		eventually(t, "the connection is forgotten", func() bool { return s.Len() == 0 })
+	})
 }
 
 func TestResetIsRememberedBeforePythonSeesTheEnd(t *testing.T) {
-	var s Conns
-	python, peer, id := dialed(t, &s)
-	peer.SetLinger(0)
-	peer.Close()
-	io.ReadAll(python)
-	if !Memory.Failed(id) {
-		t.Error("the reset is not known at Python's EOF")
-	}
-	_, peer, id = dialed(t, &s)
-	peer.Close()
-	if Memory.Failed(id) {
-		t.Error("an orderly end is taken for a reset")
-	}
+	eachKind(t, func(t *testing.T, dialed dialing) {
+		var s Conns
+		python, peer, id := dialed(t, &s)
+		peer.reset()
+		io.ReadAll(python)
+		if !Memory.Failed(id) {
+			t.Error("the reset is not known at Python's EOF")
+		}
+		_, peer, id = dialed(t, &s)
+		peer.Close()
+		if Memory.Failed(id) {
+			t.Error("an orderly end is taken for a reset")
+		}
+	})
 }
 
 func TestPythonsCloseDeliversWhatItWrote(t *testing.T) {
-	var s Conns
-	python, peer, _ := dialed(t, &s)
-	data := random(4 << 20)
-	go func() { python.Write(data); python.Close() }()
-	if got, err := io.ReadAll(peer); !bytes.Equal(got, data) || err != nil {
-		t.Fatalf("peer read %d of %d bytes, %v", len(got), len(data), err)
-	}
-	eventually(t, "the connection is forgotten", func() bool { return s.Len() == 0 })
+	eachKind(t, func(t *testing.T, dialed dialing) {
+		var s Conns
+		python, peer, _ := dialed(t, &s)
+		data := random(4 << 20)
+		go func() { python.Write(data); python.Close() }()
+		if got, err := io.ReadAll(peer); !bytes.Equal(got, data) || err != nil {
+			t.Fatalf("peer read %d of %d bytes, %v", len(got), len(data), err)
+		}
+		eventually(t, "the connection is forgotten", func() bool { return s.Len() == 0 })
+	})
 }
 
 func TestWhatComesAfterPythonWantsToReadNoMoreIsDropped(t *testing.T) {
-	var s Conns
-	python, peer, _ := dialed(t, &s)
-	python.CloseRead()
-	for range 4 {
-		if _, err := peer.Write(random(4 << 20)); err != nil {
-			t.Fatal(err)
+	eachKind(t, func(t *testing.T, dialed dialing) {
+		var s Conns
+		python, peer, _ := dialed(t, &s)
+		python.CloseRead()
+		for range 4 {
+			if _, err := peer.Write(random(4 << 20)); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	python.Write([]byte("enough"))
-	python.Close()
-	if said, err := io.ReadAll(peer); string(said) != "enough" || err != nil {
-		t.Errorf("peer read %q, %v", said, err)
-	}
-	eventually(t, "the connection is forgotten", func() bool { return s.Len() == 0 })
+		python.Write([]byte("enough"))
+		python.Close()
+		if said, err := io.ReadAll(peer); string(said) != "enough" || err != nil {
+			t.Errorf("peer read %q, %v", said, err)
+		}
+		eventually(t, "the connection is forgotten", func() bool { return s.Len() == 0 })
+	})
 }
 
 func TestAnEndOfADaemonThatHasGoneIsAReset(t *testing.T) {

@@ -3,7 +3,7 @@
 // two ends. It imports nothing of Tailscale, so that the race detector and the
 // tests run on it in seconds.
 //
-// Read handles.go, reply.go, near.go, handover.go, conn.go, carrier.go, kernel.go, reclaim.go
+// Read handles.go, reply.go, near.go, handover.go, conn.go, carrier.go, kernel.go, over.go, reclaim.go
 // and shared.go, in this order.
 package bridge
 
