@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tailnet import TailnetAuthError, TailnetLoginRequired
+from tailnet import RetryPolicy, TailnetAuthError, TailnetConnectError, TailnetLoginRequired
 from tailnet.testing import Testnet
 from tests.conftest import eventually, nothing_left
 from tests.daemon import binaries
@@ -20,6 +20,7 @@ from tests.managed import HOW, no_child_left
 from tests.threads import Pool
 
 OLD, NEW = ("tag:old",), ("tag:new", "tag:newer")
+ONCE = RetryPolicy(retries=0)
 numbers = itertools.count()
 
 
@@ -118,6 +119,32 @@ def test_an_outage_while_a_person_is_awaited(
         net.control.fault("none")
         tn = face.up(tailnet, on_login=lambda _: None, timeout=20)
         assert tn.handle.hostname == expired["name"]
+
+
+# --- the network map of its last life ---
+
+
+@pytest.mark.parametrize("backend", ["embedded", "managed"])
+def test_it_is_not_up_before_control_has_answered(
+    face: Face, net: Testnet, tmp_path: Path, backend: str
+) -> None:
+    """Where control is away, a node is not up on what it had been told before."""
+    fields: dict[str, Any] = {"name": f"back{next(numbers)}", "state_dir": tmp_path / "state"}
+    if backend == "managed":
+        fields |= {**HOW, "tailscaled_path": binaries()[0]}
+    with no_child_left():
+        ip, _ = joined(face, net, fields)
+        for fault in ("refuse", "hang"):
+            net.control.fault(fault)
+            try:
+                with (
+                    joining(face, net, **fields, connect_timeout=2.0, retry=ONCE) as tailnet,
+                    pytest.raises(TailnetConnectError),
+                ):
+                    face.up(tailnet, timeout=20)
+            finally:
+                net.control.fault("none")
+        assert joined(face, net, fields)[0] == ip
 
 
 # --- other tags ---

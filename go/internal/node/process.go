@@ -75,6 +75,11 @@ func (p Process) fix() error {
 	if p.Env["TS_BIND_TO_NO_DEVICE_FOR_TEST"] == "true" {
 		netns.SetEnabled(false)
 	}
+	// A node whose tailnet permits it would run with the network map of its last life before control
+	// has answered, and although its key has expired or its machine was removed meanwhile.
+	if _, ok := p.Env[cachedMap]; !ok {
+		inGoOnly(cachedMap, func() { envknob.Setenv(cachedMap, "false") })
+	}
 	if !p.LogUpload {
 		inGoOnly("TS_NO_LOGS_NO_SUPPORT", envknob.SetNoLogsNoSupport)
 	}
@@ -101,6 +106,9 @@ func needNoNetwork(controlURL string) {
 		inGoOnly(knob, func() { envknob.Setenv(knob, "true") })
 	}
 }
+
+// cachedMap is whether a node keeps its network map on disk and begins with that.
+const cachedMap = "TS_USE_CACHED_NETMAP"
 
 var proxyVariables = map[string]bool{"HTTP_PROXY": true, "HTTPS_PROXY": true, "NO_PROXY": true, "ALL_PROXY": true}
 
