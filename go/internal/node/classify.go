@@ -103,8 +103,8 @@ func (p *progress) decide(c *Config, waitForPerson bool) (running bool, _ *fault
 	switch {
 	case p.state == ipn.Running:
 		return true, nil
-	case strings.HasPrefix(said, exitOrdered):
-		return false, c.exitOrdered(said)
+	case strings.HasPrefix(said, exitWords):
+		return false, exitOrdered(c, said)
 	case strings.Contains(said, "requires logging to be enabled"):
 		return false, fault.New(fault.Unsupported, "this tailnet admits only nodes that send their logs to Tailscale; set log_upload=True")
 	case strings.Contains(said, "rate limited"):
@@ -115,12 +115,12 @@ func (p *progress) decide(c *Config, waitForPerson bool) (running bool, _ *fault
 		said, _, _ = strings.Cut(said, "\n")
 		return false, fault.New(fault.Connect, "what answers as %s is no control server (%s); check control_url, and whether a proxy or a network's login page answers instead", c.controlName(), said)
 	case said != "":
-		return false, c.refused(said)
+		return false, refused(c, said)
 	case refusedRegistration.MatchString(p.loginError):
-		return false, c.refused(p.loginError)
+		return false, refused(c, p.loginError)
 	case lacks(p.loginError),
 		p.loginError != "" && !waitForPerson && (onItsWay || !p.heard): // else ErrMessage comes yet
-		return false, c.unreachable(p.loginError)
+		return false, unreachable(c, p.loginError)
 	case p.state == ipn.NeedsLogin && p.url != "" && p.url != p.loginKnown:
 		e := fault.New(fault.LoginRequired, "node %q has no usable auth key; a person must log in at %s", c.Hostname, p.url)
 		e.URL = p.url
@@ -129,7 +129,7 @@ func (p *progress) decide(c *Config, waitForPerson bool) (running bool, _ *fault
 	return false, nil
 }
 
-func (c *Config) refused(said string) *fault.Error {
+func refused(c *Config, said string) *fault.Error {
 	help := "give it a valid auth key"
 	switch {
 	case c.key() == "":
@@ -142,7 +142,7 @@ func (c *Config) refused(said string) *fault.Error {
 	return fault.New(fault.Auth, "%s refused node %q: %s; %s", c.controlName(), c.Hostname, said, help)
 }
 
-func (c *Config) unapproved() *fault.Error {
+func unapproved(c *Config) *fault.Error {
 	help := "call up() again then"
 	if c.hasSecret() {
 		help += "; preauthorized=True makes keys whose nodes need no approval"
@@ -150,7 +150,7 @@ func (c *Config) unapproved() *fault.Error {
 	return fault.New(fault.ApprovalRequired, "machine %q has logged in and waits for an admin of the tailnet to approve it; %s", c.Hostname, help)
 }
 
-func (c *Config) unreachable(said string) *fault.Error {
+func unreachable(c *Config, said string) *fault.Error {
 	if lacks(said) {
 		return fault.For(fault.Connect, errors.New(said), "cannot reach %s", c.controlName())
 	}

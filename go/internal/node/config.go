@@ -83,6 +83,11 @@ func (c *Config) connectTimeout() time.Duration {
 	return time.Duration(c.ConnectTimeout * float64(time.Second))
 }
 
+// logger returns the node's logger.
+func (c *Config) logger() *logger {
+	return newLogger(c.Hostname, c.LogLevel, c.AuthKey, c.ClientSecret)
+}
+
 // controlName is the control server in messages.
 func (c *Config) controlName() string {
 	if c.ControlURL == "" {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -39,8 +40,8 @@ type embedded struct {
 }
 
 func newEmbedded(c *Config) *embedded {
-	e := &embedded{cfg: c, log: newLogger(c)}
-	e.deafen = e.log.hears(c)
+	e := &embedded{cfg: c, log: c.logger()}
+	e.deafen = e.log.hears(cmp.Or(c.ControlURL, ipn.DefaultControlURL))
 	return e
 }
 
@@ -95,7 +96,7 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 		ControlURL:    e.cfg.ControlURL,
 		Port:          e.cfg.Port,
 		AdvertiseTags: e.cfg.Tags,
-		UserLogf:      e.log.userLogf(e.cfg),
+		UserLogf:      e.log.userLogf(cmp.Or(e.cfg.StateDir, "memory")),
 		Logf: func(format string, args ...any) {
 			if strings.Contains(format, "unable to bind") {
 				noPort.Store(fmt.Sprintf(format, args...))
@@ -130,7 +131,7 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 		e.memory = s.keys
 	}
 	s.ts.Store, s.unuse = s.keys.StateStore, s.keys.use()
-	s.had = e.cfg.joinedTags(s.keys.prefs().AdvertiseTags)
+	s.had = joinedTags(e.cfg, s.keys.prefs().AdvertiseTags)
 	known := !s.keys.nodeKey().IsZero()
 	if s.retags = known && !sameTags(s.had, e.cfg.Tags); s.retags {
 		s.oldKey = s.keys.nodeKey().Public()
@@ -176,7 +177,7 @@ func (e *embedded) authKey(ctx context.Context) (_ string, err error) {
 		return e.cfg.key(), nil
 	}
 	if e.made == "" {
-		e.made, err = e.cfg.madeKey(ctx, e.log)
+		e.made, err = madeKey(ctx, e.cfg, e.log)
 	}
 	return e.made, err
 }

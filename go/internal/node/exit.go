@@ -10,8 +10,8 @@ import (
 	"tailnet/internal/fault"
 )
 
-// exitOrdered begins the control server's order to exit, in the words of build_patches.py.
-const exitOrdered = "exit was ordered"
+// exitWords begin the control server's order to exit, in the words of build_patches.py.
+const exitWords = "exit was ordered"
 
 var exitWarnable = health.Register(&health.Warnable{
 	Code:                "exit-ordered",
@@ -21,7 +21,7 @@ var exitWarnable = health.Register(&health.Warnable{
 	Text:                func(args health.Args) string { return args[health.ArgError] },
 })
 
-func (c *Config) exitOrdered(said string) *fault.Error {
+func exitOrdered(c *Config, said string) *fault.Error {
 	return fault.New(fault.Auth, "%s ordered the program of node %q to exit (%s); the node has left the tailnet instead: ask those who run the server, and make a new Tailnet to join again",
 		c.controlName(), c.Hostname, said)
 }
@@ -29,10 +29,10 @@ func (c *Config) exitOrdered(said string) *fault.Error {
 // obey ends a running node whose control server has ordered the process to exit. The program goes
 // on: from now on every call on the node says why it has ended, and so does its watch.
 func (e *embedded) obey(s *server, n ipn.Notify) {
-	if n.ErrMessage == nil || !strings.HasPrefix(*n.ErrMessage, exitOrdered) {
+	if n.ErrMessage == nil || !strings.HasPrefix(*n.ErrMessage, exitWords) {
 		return
 	}
-	why := e.cfg.exitOrdered(*n.ErrMessage)
+	why := exitOrdered(e.cfg, *n.ErrMessage)
 	if !s.ended.CompareAndSwap(nil, why) { // the poll goes on until the node is stopped
 		return
 	}

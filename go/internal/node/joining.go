@@ -43,14 +43,14 @@ func (l *life) join(ctx context.Context, args UpArgs) (_ *Identity, err error) {
 	var had []string
 	var oldKey key.NodePublic // where a child of ours is to register anew, for other tags
 	if l.child != nil {
-		had = l.cfg.joinedTags(prefs.AdvertiseTags)
+		had = joinedTags(l.cfg, prefs.AdvertiseTags)
 		if !sameTags(had, l.cfg.Tags) {
 			oldKey = l.nodeKey()
 		}
 	}
 	renews := !oldKey.IsZero()
 	if renews {
-		defer func() { err = l.cfg.otherTags(err, had) }()
+		defer func() { err = otherTags(l.cfg, err, had) }()
 	}
 	if renews || st.BackendState != ipn.Running.String() {
 		if err := l.hopeless(st.BackendState); err != nil {
@@ -86,7 +86,7 @@ func (l *life) join(ctx context.Context, args UpArgs) (_ *Identity, err error) {
 		if err := l.checkTags(ctx, l.cfg, l.log, st, oldKey); err != nil {
 			return nil, err
 		}
-		l.cfg.keepTags()
+		keepTags(l.cfg)
 	}
 	id.ControlURL = cmp.Or(prefs.ControlURL, ipn.DefaultControlURL)
 	l.tun, l.node = st.TUN, string(st.Self.ID)

@@ -64,9 +64,10 @@ type logger struct {
 	secret []*regexp.Regexp // of this node's configuration: control servers other than Tailscale's have keys of any form
 }
 
-func newLogger(c *Config) *logger {
-	l := &logger{node: c.Hostname, least: levels[c.LogLevel]}
-	for _, s := range []string{c.AuthKey, c.ClientSecret} {
+// newLogger returns the logger of a node, whose lines have no secret.
+func newLogger(node, level string, secret ...string) *logger {
+	l := &logger{node: node, least: levels[level]}
+	for _, s := range secret {
 		if s != "" {
 			l.secret = append(l.secret, hider(s))
 		}

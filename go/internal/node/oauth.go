@@ -34,7 +34,7 @@ func (c *Config) key() string {
 func (c *Config) hasSecret() bool { return strings.HasPrefix(c.key(), oauthSecret) }
 
 // madeKey makes an auth key of the client secret.
-func (c *Config) madeKey(ctx context.Context, log *logger) (string, error) {
+func madeKey(ctx context.Context, c *Config, log *logger) (string, error) {
 	if len(c.Tags) == 0 {
 		return "", fault.New(fault.Config, "tags: needed by an OAuth client secret, because a key it makes is for tagged nodes")
 	}

@@ -55,7 +55,7 @@ func newSidecar(c *Config) *sidecar {
 		named.Hostname = "tailscaled"
 		c = &named
 	}
-	return &sidecar{cfg: c, log: newLogger(c)}
+	return &sidecar{cfg: c, log: c.logger()}
 }
 
 func (s *sidecar) up(ctx context.Context, args UpArgs) (*Identity, error) {

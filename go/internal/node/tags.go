@@ -29,7 +29,7 @@ const tagsFile = "tailnet.tags"
 
 // joinedTags returns the tags that the node last joined with; preferred are those of its
 // preferences, for a state of tsnet's, or of a version before this.
-func (c *Config) joinedTags(preferred []string) (tags []string) {
+func joinedTags(c *Config, preferred []string) (tags []string) {
 	if c.StateDir == "" {
 		return c.Tags
 	}
@@ -40,7 +40,7 @@ func (c *Config) joinedTags(preferred []string) (tags []string) {
 }
 
 // keepTags is told that the node has joined with the tags that it asks for.
-func (c *Config) keepTags() {
+func keepTags(c *Config) {
 	if c.StateDir == "" {
 		return
 	}
@@ -57,7 +57,7 @@ func lackedTags(want, has []string) []string {
 }
 
 // otherTags says of an error of a node that asks for other tags than it has what those are.
-func (c *Config) otherTags(err error, had []string) error {
+func otherTags(c *Config, err error, had []string) error {
 	if fault.Is(err, fault.Auth) || fault.Is(err, fault.LoginRequired) {
 		f := *fault.Of(err)
 		f.Message += "; it has joined with " + listed(had) + ", and the configuration now has " + listed(c.Tags) +

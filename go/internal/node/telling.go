@@ -1,7 +1,6 @@
 package node
 
 import (
-	"cmp"
 	"net/netip"
 	"net/url"
 	"regexp"
@@ -11,8 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"tailscale.com/ipn"
 )
 
 /*
@@ -21,14 +18,14 @@ What Tailscale's code tells a person at the default level, in words that hold fo
 
 // userLogf is what tsnet tells its user with. Some of its advice is to set variables that have no
 // effect here (process.go).
-func (l *logger) userLogf(c *Config) func(string, ...any) {
+func (l *logger) userLogf(state string) func(string, ...any) {
 	info := l.at("info")
 	var login atomic.Value // tsnet says every 5 s where to log in
 	return func(format string, args ...any) {
 		switch {
 		case strings.HasPrefix(format, "Authkey is set; but state is"):
 			info("this node has joined before, with the state in %s, so the auth key is not used; to join as a new machine, give it another state_dir",
-				cmp.Or(c.StateDir, "memory"))
+				state)
 		case strings.HasPrefix(format, "To start this tsnet server"):
 			if len(args) == 1 && login.Swap(args[0]) != args[0] {
 				info("a person must log in at %v; or give a key, as auth_key, auth_key_file or TS_AUTHKEY", args[0])
@@ -58,8 +55,8 @@ const (
 )
 
 // hears gives l the lines about the node's control server, until the returned function is called.
-func (l *logger) hears(c *Config) (stop func()) {
-	u, err := url.Parse(cmp.Or(c.ControlURL, ipn.DefaultControlURL))
+func (l *logger) hears(controlURL string) (stop func()) {
+	u, err := url.Parse(controlURL)
 	if err != nil {
 		return func() {}
 	}

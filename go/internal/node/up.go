@@ -57,7 +57,7 @@ func deadNodeKey(err error) bool {
 // join waits until the server runs, and makes it ready.
 func (e *embedded) join(ctx context.Context, s *server, args UpArgs) (_ *Identity, err error) {
 	if s.retags {
-		defer func() { err = e.cfg.otherTags(err, s.had) }()
+		defer func() { err = otherTags(e.cfg, err, s.had) }()
 		if !s.renewing { // the server would take the node key that the store has, and leave the tags
 			if err := s.local.StartLoginInteractive(ctx); err != nil {
 				return nil, fault.For(fault.Internal, err, "login")
@@ -87,7 +87,7 @@ func (e *embedded) join(ctx context.Context, s *server, args UpArgs) (_ *Identit
 	}
 	id.ControlURL = cmp.Or(e.cfg.ControlURL, ipn.DefaultControlURL)
 	s.keys.settle(true)
-	e.cfg.keepTags()
+	keepTags(e.cfg)
 	e.mu.Lock()
 	s.joined(id)
 	e.mu.Unlock()
@@ -172,7 +172,7 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 			}
 		case <-approval.C:
 			if w.state == ipn.NeedsMachineAuth && !args.WaitForPerson {
-				return c.unapproved()
+				return unapproved(c)
 			}
 		case n := <-notes:
 			before := w.state
