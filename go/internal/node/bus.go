@@ -15,7 +15,7 @@ import (
 func (s *session) follow(f func(ipn.Notify), lost func()) {
 	s.watchBus(s.ctx, ipn.NotifyInitialState|ipn.NotifyInitialHealthState|ipn.NotifyPeerChanges, func(n ipn.Notify) {
 		s.noteHealth(n)
-		if n.State != nil && (s.stranger == nil || *n.State != ipn.Running) { // or it may be another's: f looks
+		if n.State != nil && (s.where == "" || *n.State != ipn.Running) { // or it may be another's: f looks
 			s.note(*n.State)
 		}
 		if n.State != nil || n.SelfChange != nil || len(n.PeersChanged)+len(n.PeersRemoved)+len(n.UserProfiles) > 0 || n.Prefs != nil {

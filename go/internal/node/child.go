@@ -30,8 +30,8 @@ type child struct {
 	socket  string
 	cmd     *exec.Cmd
 	alive   *os.File // the daemon ends when nobody holds this any more
-	lock    *os.File
 	scratch string
+	lock    hold // of it
 	before  *trace
 	state   hold // the state directory
 	done    chan struct{}
@@ -86,7 +86,7 @@ func startChild(c *Config, log *logger) (_ *child, err error) {
 			k.release()
 		}
 	}()
-	if k.scratch, k.lock, err = makeScratch(c); err != nil {
+	if k.scratch, k.lock, err = makeScratch(c.Hostname); err != nil {
 		return nil, err
 	}
 	k.socket = filepath.Join(k.scratch, "tailscaled.sock")
@@ -260,9 +260,7 @@ func (k *child) release() {
 	if k.scratch != "" {
 		os.RemoveAll(k.scratch)
 	}
-	if k.lock != nil {
-		hold{k.lock}.release()
-	}
+	k.lock.release()
 }
 
 // longestScratch leaves room for the socket in a sockaddr_un, which has 104 bytes on macOS.
@@ -270,18 +268,20 @@ const longestScratch = 80
 
 // makeScratch makes a temporary directory that is known to be in use as long as it is
 // locked (src/tailnet/_scratch.py).
-func makeScratch(c *Config) (dir string, lock *os.File, err error) {
+func makeScratch(node string) (dir string, lock hold, err error) {
 	where := os.TempDir()
 	if len(where)+len("/tailnet-scratch-0123456789") > longestScratch {
 		where = "/tmp"
 	}
 	if dir, err = os.MkdirTemp(where, "tailnet-scratch-"); err == nil {
-		if lock, err = os.Open(dir); err == nil {
-			err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		var f *os.File
+		if f, err = os.Open(dir); err == nil {
+			lock = hold{f}
+			err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		}
 	}
 	if err != nil {
-		return dir, lock, fault.For(fault.Config, err, "no temporary directory for node %q", c.Hostname)
+		return dir, lock, fault.For(fault.Config, err, "no temporary directory for node %q", node)
 	}
 	return dir, lock, nil
 }

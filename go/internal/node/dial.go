@@ -9,6 +9,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"tailscale.com/ipn"
+	"tailscale.com/ipn/ipnstate"
 
 	"tailnet/internal/bridge"
 	"tailnet/internal/fault"
@@ -65,7 +66,7 @@ func dialKernel(ctx context.Context, life *session, addr Address, to string) (*b
 }
 
 func (s *session) noRoute(ctx context.Context, addr Address, ip netip.Addr) error {
-	if err := s.whyNot(ctx); err != nil {
+	if err := s.host.whyNot(ctx); err != nil {
 		return err
 	}
 	f := fault.New(fault.Unreachable, "cannot dial %v: %v is not on the tailnet, and no peer routes to it; "+
@@ -74,8 +75,8 @@ func (s *session) noRoute(ctx context.Context, addr Address, ip netip.Addr) erro
 	return f
 }
 
-// notRunning says why a node that was up no longer is.
-func (s *server) notRunning(ctx context.Context) error {
+// whyNot says why a node that was up no longer is.
+func (s *server) whyNot(ctx context.Context) error {
 	if why := s.ended.Load(); why != nil {
 		return why
 	}
@@ -91,6 +92,13 @@ func (s *server) notRunning(ctx context.Context) error {
 	}
 	return fault.New(fault.Connect, "node %q is %s, not Running", s.self.Hostname, st.BackendState)
 }
+
+// whyGone: the LocalAPI of this process is there as long as the process.
+func (s *server) whyGone(context.Context) error { return nil }
+
+func (s *server) stranger(*ipnstate.Status) error { return nil }
+
+func (s *server) offline() bool { return !s.ts.Sys().NetMon.Get().InterfaceState().AnyInterfaceUp() }
 
 // The errors of gonet carry gVisor's text and no errno; the texts are taken from the
 // values themselves, so that an upgrade cannot make them drift.
@@ -118,7 +126,7 @@ func (s *session) dialError(ctx context.Context, addr Address, err error) error 
 	if f != nil || ctx.Err() != nil {
 		return err
 	}
-	if err := s.whyNot(ctx); err != nil {
+	if err := s.host.whyNot(ctx); err != nil {
 		return err
 	}
 	if errors.Is(err, context.Canceled) { // by whileRunning

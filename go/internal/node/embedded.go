@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"tailscale.com/client/local"
@@ -80,8 +79,8 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 	if err := checkFamilies(); err != nil {
 		return nil, err
 	}
-	s := &server{session: newSession(), log: e.log, before: traced(e.cfg.StateDir)}
-	s.whyNot = s.notRunning
+	s := &server{log: e.log, before: traced(e.cfg.StateDir)}
+	s.session = newSession(s)
 	defer func() {
 		if err != nil {
 			s.release()
@@ -105,16 +104,8 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 		},
 	}
 	if e.cfg.StateDir == "" {
-		var lock *os.File
-		if s.scratch, err = os.MkdirTemp("", "tailnet-scratch-"); err == nil {
-			lock, err = os.Open(s.scratch) // locked, it is known to be in use (src/tailnet/_scratch.py)
-		}
-		if err == nil {
-			s.held = hold{lock}
-			err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		}
-		if err != nil {
-			return nil, fault.For(fault.Config, err, "no temporary directory for ephemeral node %q", e.cfg.Hostname)
+		if s.scratch, s.held, err = makeScratch(e.cfg.Hostname); err != nil {
+			return nil, err
 		}
 		s.ts.Dir = s.scratch
 	} else if s.held, err = holdState(e.cfg); err != nil {
@@ -159,7 +150,6 @@ func (e *embedded) start(ctx context.Context) (_ *server, err error) {
 	s.idle = &http.Transport{DialContext: lc.Dial}
 	s.local = &local.Client{Dial: lc.Dial, Transport: s.idle}
 	s.slow = s.local
-	s.offline = func() bool { return !s.ts.Sys().NetMon.Get().InterfaceState().AnyInterfaceUp() }
 	var ok bool
 	if s.stack, ok = s.ts.Sys().Netstack.Get().(*netstack.Impl); !ok {
 		return nil, fault.New(fault.Internal, "tsnet runs without its netstack")

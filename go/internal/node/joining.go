@@ -80,7 +80,7 @@ func (l *life) join(ctx context.Context, args UpArgs) (_ *Identity, err error) {
 		return nil, err
 	}
 	if l.child != nil {
-		if err := l.named(ctx, l.cfg, id, l.child.before, l.log); err != nil {
+		if l.child.before.undoing, err = l.named(ctx, l.cfg, id, l.child.before.machine, l.log); err != nil {
 			return nil, err
 		}
 		if err := l.checkTags(ctx, l.cfg, l.log, st, oldKey); err != nil {
@@ -88,7 +88,6 @@ func (l *life) join(ctx context.Context, args UpArgs) (_ *Identity, err error) {
 		}
 		keepTags(l.cfg)
 	}
-	id.ControlURL = cmp.Or(prefs.ControlURL, ipn.DefaultControlURL)
 	l.tun, l.node = st.TUN, string(st.Self.ID)
 	if l.child != nil {
 		// netstack.go, acceptTCP and acceptUDP. Shields up would refuse our entries too: the packet

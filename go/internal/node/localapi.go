@@ -186,6 +186,9 @@ func (l *life) stranger(st *ipnstate.Status) error {
 		"make a new Tailnet to use that one", l.where, strings.TrimSuffix(st.Self.DNSName, "."))
 }
 
+// offline is what the daemon would know.
+func (l *life) offline() bool { return false }
+
 func (l *life) loggedOut() error {
 	return fault.New(fault.NotRunning, "tailscaled at %s is logged out; run: sudo tailscale up, or give an auth_key to a new Tailnet", l.where)
 }

@@ -90,18 +90,19 @@ func (t *trace) undo() {
 	}
 }
 
-// named compares the name that control has given with the one that was asked for.
-func (s *session) named(ctx context.Context, c *Config, id *Identity, t *trace, log *logger) error {
+// named compares the name that control has given with the one that was asked for. known is
+// whether the machine has joined before. Where undo is true, nothing of the node may stay.
+func (s *session) named(ctx context.Context, c *Config, id *Identity, known bool, log *logger) (undo bool, _ error) {
 	if strings.EqualFold(id.Hostname, c.Hostname) {
-		return nil
+		return false, nil
 	}
 	said := fmt.Sprintf("the tailnet calls this node %q and not %q, because %s", id.Hostname, c.Hostname, s.whoHas(ctx, c.Hostname))
 	if !c.RequireHostname {
 		log.at("warning")("%s", said)
-		return nil
+		return false, nil
 	}
-	if t.machine {
-		return fault.New(fault.Config, "hostname: %s; require_hostname=True, so it has not joined, and the machine it was before stays; "+
+	if known {
+		return false, fault.New(fault.Config, "hostname: %s; require_hostname=True, so it has not joined, and the machine it was before stays; "+
 			"give another hostname, or rename the other machine", said)
 	}
 	within, cancel := context.WithTimeout(context.WithoutCancel(ctx), logoutLimit)
@@ -109,8 +110,7 @@ func (s *session) named(ctx context.Context, c *Config, id *Identity, t *trace, 
 	if err := s.local.Logout(within); err != nil {
 		log.at("warning")("cannot log %q out, so the tailnet keeps the machine until an admin removes it: %v", id.Hostname, err)
 	}
-	t.undoing = true
-	return fault.New(fault.Config, "hostname: %s; require_hostname=True, so it has logged out again, and nothing of it is kept; "+
+	return true, fault.New(fault.Config, "hostname: %s; require_hostname=True, so it has logged out again, and nothing of it is kept; "+
 		"give another hostname, or remove or rename the other machine", said)
 }
 

@@ -32,10 +32,9 @@ type backend interface {
 
 // Identity is what control assigned; the reply of tailnet_node_up.
 type Identity struct {
-	Hostname   string       `json:"hostname"`
-	FQDN       string       `json:"fqdn"`
-	IPs        []netip.Addr `json:"ips"`
-	ControlURL string       `json:"control_url"`
+	Hostname string       `json:"hostname"`
+	FQDN     string       `json:"fqdn"`
+	IPs      []netip.Addr `json:"ips"`
 }
 
 // UpArgs are the arguments of tailnet_node_up.

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bufio"
 	"io"
 	"log"
 	"net/netip"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
@@ -207,15 +209,10 @@ func TestEveryWayToTheLog(t *testing.T) {
 		defer logHub.Unlock()
 		logHub.readers = nil
 	}()
-	k := &child{said: make(chan struct{}), redact: l.redact}
 	for way, say := range map[string]func(secret string){
-		"Tailscale's lines": func(secret string) { l.at("debug")("%s", "key "+secret) },
-		"our own":           func(secret string) { l.at("warning")("key %v", secret) },
-		"under its name":    func(secret string) { l.of("api-1").at("info")("key %v", secret) },
-		"a tailscaled's": func(secret string) {
-			k.passOn(io.NopCloser(strings.NewReader("key "+secret)), l.at("debug"))
-			k.said = make(chan struct{})
-		},
+		"Tailscale's lines":       func(secret string) { l.at("debug")("%s", "key "+secret) },
+		"our own":                 func(secret string) { l.at("warning")("key %v", secret) },
+		"under its name":          func(secret string) { l.of("api-1").at("info")("key %v", secret) },
 		"Go's standard logger":    func(secret string) { log.New(StdLog{}, "", 0).Print("key ", secret) },
 		"what belongs to no node": func(secret string) { Log("", "error", "key "+secret) },
 	} {
@@ -230,8 +227,43 @@ func TestEveryWayToTheLog(t *testing.T) {
 			}
 		}
 	}
-	if strings.Contains(k.lastWords(), own) {
-		t.Errorf("last words: %q", k.lastWords())
+}
+
+// TestWhatADaemonSaysHasNoSecret: in a log line it is hidden, and in its last words too.
+func TestWhatADaemonSaysHasNoSecret(t *testing.T) {
+	const own = "a-key-of-any-form"
+	l := newLogger("api", "debug", own)
+	fd, err := bridge.NewStream(Logs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream := os.NewFile(uintptr(fd), "log")
+	defer stream.Close()
+	lines := make(chan string)
+	go func() {
+		defer close(lines)
+		for read := bufio.NewScanner(stream); read.Scan(); {
+			lines <- read.Text()
+		}
+	}()
+	k := &child{redact: l.redact}
+	for deadline := time.Now().Add(10 * time.Second); ; { // until somebody listens
+		k.said = make(chan struct{})
+		k.passOn(io.NopCloser(strings.NewReader("key "+own)), l.at("debug"))
+		select {
+		case line := <-lines:
+			if strings.Contains(line, own) || !strings.Contains(line, "tailscaled: key [secret]") {
+				t.Errorf("%q", line)
+			}
+			if words := k.lastWords(); strings.Contains(words, own) || !strings.Contains(words, "key [secret]") {
+				t.Errorf("last words: %q", words)
+			}
+			return
+		case <-time.After(time.Millisecond):
+			if time.Now().After(deadline) {
+				t.Fatal("no line came")
+			}
+		}
 	}
 }
 

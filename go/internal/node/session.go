@@ -27,22 +27,10 @@ type session struct {
 	self  *Identity     // nil until it has joined
 	url   string        // where a person can log in, as an attempt has reported it
 	cache cache
+	host  host
 
 	ctx    context.Context // ends when the node leaves
 	cancel context.CancelFunc
-
-	// whyNot says why a node that had joined does not run, or returns nil where it does.
-	whyNot func(ctx context.Context) error
-
-	// whyGone says why a daemon does not answer, or returns nil where it does; nil where there
-	// is none.
-	whyGone func(ctx context.Context) error
-
-	// offline reports whether this machine has no network; nil where a daemon would know.
-	offline func() bool
-
-	// stranger says that a status is another node's; nil where it cannot be.
-	stranger func(*ipnstate.Status) error
 
 	mu   sync.Mutex
 	runs context.Context // ends when the node stops running, because its key has expired, say
@@ -51,8 +39,23 @@ type session struct {
 	removed chan struct{} // closed while the control server does not know the node any more
 }
 
-func newSession() *session {
-	s := &session{removed: make(chan struct{})}
+// A host is what a session is of, and knows what the LocalAPI does not say.
+type host interface {
+	// whyNot says why a node that had joined does not run, or returns nil where it does.
+	whyNot(ctx context.Context) error
+
+	// whyGone says why the LocalAPI does not answer, or returns nil where it does.
+	whyGone(ctx context.Context) error
+
+	// stranger says that a status is of another node, or returns nil.
+	stranger(*ipnstate.Status) error
+
+	// offline reports whether this machine is known to have no network.
+	offline() bool
+}
+
+func newSession(of host) *session {
+	s := &session{host: of, removed: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -78,7 +81,7 @@ func (s *session) whileRunning(ctx context.Context) (_ context.Context, done fun
 	runs := s.runs
 	s.mu.Unlock()
 	if runs.Err() != nil {
-		if err := s.whyNot(ctx); err != nil {
+		if err := s.host.whyNot(ctx); err != nil {
 			return nil, nil, err
 		}
 		s.note(ipn.Running) // it runs again, and we had not heard of it yet
@@ -119,10 +122,8 @@ func (s *session) status(ctx context.Context) (json.RawMessage, error) {
 	if err != nil {
 		return nil, s.failed(ctx, "status", err)
 	}
-	if s.stranger != nil {
-		if err := s.stranger(st); err != nil {
-			return nil, err
-		}
+	if err := s.host.stranger(st); err != nil {
+		return nil, err
 	}
 	return json.Marshal(st)
 }
@@ -132,7 +133,7 @@ func (s *session) failed(ctx context.Context, what string, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if why := s.whyNot(ctx); why != nil {
+	if why := s.host.whyNot(ctx); why != nil {
 		return why
 	}
 	return s.unanswered(what, err)
@@ -152,12 +153,12 @@ func (s *session) whois(ctx context.Context, ip netip.Addr) (json.RawMessage, er
 	}
 	who, err := s.local.WhoIs(ctx, ip.String())
 	nobody := errors.Is(err, local.ErrPeerNotFound)
-	if s.stranger != nil && (err == nil || nobody) { // after the answer, or it may have become somebody else's meanwhile
+	if s.where != "" && (err == nil || nobody) { // after the answer, or it may have become somebody else's meanwhile
 		st, err := s.local.StatusWithoutPeers(ctx)
 		if err != nil {
 			return nil, s.failed(ctx, "whois "+ip.String(), err)
 		}
-		if err := s.stranger(st); err != nil {
+		if err := s.host.stranger(st); err != nil {
 			return nil, err
 		}
 	}
@@ -229,7 +230,7 @@ func (s *session) resolveByMap(ctx context.Context, host, full string, generatio
 }
 
 func (s *session) noName(ctx context.Context, host string) error {
-	if err := s.whyNot(ctx); err != nil {
+	if err := s.host.whyNot(ctx); err != nil {
 		return err
 	}
 	return fault.New(fault.Name, "the tailnet knows no machine or name %q; status().peers has the names it knows", host)

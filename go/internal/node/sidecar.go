@@ -72,8 +72,7 @@ func (s *sidecar) up(ctx context.Context, args UpArgs) (*Identity, error) {
 		}
 	}
 	id, err := l.join(ctx, args)
-	pending := fault.Is(err, fault.LoginRequired) || fault.Is(err, fault.ApprovalRequired) || ctx.Err() != nil
-	if err != nil && !pending {
+	if err != nil && !pending(ctx, err) {
 		l.end()
 		l = nil
 	}
@@ -94,7 +93,8 @@ func (s *sidecar) up(ctx context.Context, args UpArgs) (*Identity, error) {
 
 // reach finds the daemon, or starts it.
 func (s *sidecar) reach(ctx context.Context) (*life, error) {
-	l := &life{session: newSession(), cfg: s.cfg, log: s.log}
+	l := &life{cfg: s.cfg, log: s.log}
+	l.session = newSession(l)
 	socket := s.cfg.TailscaledSocket
 	if s.cfg.TailscaledManaged {
 		var err error
@@ -105,7 +105,6 @@ func (s *sidecar) reach(ctx context.Context) (*life, error) {
 	}
 	l.local, l.slow = newClient(socket, answerLimit), newClient(socket, 0)
 	l.where = cmp.Or(socket, paths.DefaultTailscaledSocket())
-	l.session.whyNot, l.session.whyGone, l.session.stranger = l.whyNot, l.whyGone, l.stranger
 	return l, nil
 }
 

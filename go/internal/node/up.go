@@ -38,7 +38,7 @@ func (e *embedded) up(ctx context.Context, args UpArgs) (*Identity, error) {
 	if fault.Is(err, fault.LoginRequired) {
 		s.awaitExtension(e.cfg)
 	}
-	if err == nil || ctx.Err() != nil || fault.Is(err, fault.LoginRequired) || fault.Is(err, fault.ApprovalRequired) {
+	if err == nil || pending(ctx, err) {
 		e.server = s
 		return id, err
 	}
@@ -79,13 +79,12 @@ func (e *embedded) join(ctx context.Context, s *server, args UpArgs) (_ *Identit
 	if err != nil {
 		return nil, err
 	}
-	if err := s.named(ctx, e.cfg, id, s.before, e.log); err != nil {
+	if s.before.undoing, err = s.named(ctx, e.cfg, id, s.before.machine, e.log); err != nil {
 		return nil, err
 	}
 	if err := s.checkTags(ctx, e.cfg, e.log, st, s.oldKey); err != nil {
 		return nil, err
 	}
-	id.ControlURL = cmp.Or(e.cfg.ControlURL, ipn.DefaultControlURL)
 	s.keys.settle(true)
 	keepTags(e.cfg)
 	e.mu.Lock()
@@ -147,10 +146,7 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 			}
 			login, begun = nil, nil
 		case <-lost: // a daemon; it may be back already, with the login that was begun
-			if s.whyGone == nil {
-				continue
-			}
-			if err := s.whyGone(ctx); err != nil && ctx.Err() == nil {
+			if err := s.host.whyGone(ctx); err != nil && ctx.Err() == nil {
 				return err
 			}
 		case <-silence.C:
@@ -162,7 +158,7 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 				w.loginError, w.stale, w.heard = said, "", false
 				break
 			}
-			if s.offline != nil && s.offline() {
+			if s.host.offline() {
 				return fault.New(fault.Connect, "no answer from %s within %v, and this machine has no network but its loopback; connect it", c.controlName(), c.connectTimeout())
 			}
 			return fault.New(fault.Connect, "no answer from %s within %v (state %v); check the server, or raise connect_timeout", c.controlName(), c.connectTimeout(), w.state)
@@ -209,6 +205,12 @@ func (s *session) awaitRunning(ctx context.Context, c *Config, log *logger, args
 			return nil
 		}
 	}
+}
+
+// pending reports whether an attempt that has failed may go on: somebody must act first, or the
+// caller gave up.
+func pending(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || fault.Is(err, fault.LoginRequired) || fault.Is(err, fault.ApprovalRequired)
 }
 
 func deliver(ctx context.Context, notes chan<- ipn.Notify, n ipn.Notify) {
