@@ -4,8 +4,8 @@ behind the contract in tailnet.h.
 
 # The life of one connection
 
-A peer dials this node. tsnet asks [node] whether it wants the connection before the
-handshake (internal/node/listen.go); a listener with a full backlog makes it a refusal.
+A peer dials this node. tsnet asks [embedded] whether it wants the connection before the
+handshake (internal/embedded/listen.go); a listener with a full backlog makes it a refusal.
 After the handshake the netstack's connection becomes a bridge.Far (far.go), and an
 Acceptor (internal/bridge/handover.go) connects a unix socket, named after the peer, to
 the listening socket that Python made. Python's accept(2) returns its other end. From
@@ -19,22 +19,25 @@ tailnet, checks that the address is there, and dials it; the answer is the first
 that Python reads, and the connection's bytes follow (handover.go).
 
 Through a tailscaled, its serve configuration forwards the peer's connection to a port of
-ours (serve.go), with a header that names the peer; internal/proxied reads it and makes
-sure that the daemon sent it. A dial goes out through its LocalAPI (through.go). Where the
-daemon has a TUN, both are sockets of the kernel (tun.go).
+ours (internal/sidecar/serve.go), with a header that names the peer; internal/proxied reads it and makes
+sure that the daemon sent it. A dial goes out through its LocalAPI (internal/sidecar/dial.go). Where the
+daemon has a TUN, both are sockets of the kernel (internal/sidecar/listen.go).
 
 # The life of one question
 
 A program asks who is calling. direct.c leaves a note in a pipe, with the operation's name
 and its arguments; direct.go reads it and finds the operation in the table of operations.go,
-which decodes the arguments and calls a method of node.Node (internal/node/operations.go).
+which decodes the arguments and calls a method of node.Node (internal/node/operations.go), whose answer comes from
+internal/session.
 The answer goes back on a socket whose other end Python has held since before the note.
 
 # Reading order
 
 tailnet.h, exports.go, direct.c, direct.go, operations.go, internal/bridge (handles, reply, near,
-handover, conn, shared), internal/node (config, node, operations, session, cache, watch, bus;
-embedded, up, classify, listen, dial, far; sidecar, joining, serve, through, tun, child),
-internal/proxied, internal/testcontrol.
+handover, conn, shared), internal/node, internal/config, internal/state, internal/session,
+internal/embedded, internal/sidecar, internal/proxied, internal/testcontrol; each package says in
+which order its files are read. A package imports only those that come after it here:
+
+	main → node → embedded, sidecar → session, state → config → logs, strict → bridge, proxied → fault
 */
 package main

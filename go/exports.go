@@ -18,8 +18,12 @@ import (
 	"unsafe"
 
 	"tailnet/internal/bridge"
+	"tailnet/internal/config"
 	"tailnet/internal/fault"
+	"tailnet/internal/logs"
 	"tailnet/internal/node"
+	"tailnet/internal/session"
+	"tailnet/internal/strict"
 	"tailnet/internal/testcontrol"
 )
 
@@ -46,9 +50,9 @@ func init() {
 	}
 	bridge.LimitMemory()
 	log.SetFlags(0)
-	log.SetOutput(node.StdLog{})
+	log.SetOutput(logs.Std{})
 	bridge.Logf = func(format string, args ...any) {
-		node.Log("", "error", fault.New(fault.Internal, format, args...).Message)
+		logs.Write("", "error", fault.New(fault.Internal, format, args...).Message)
 	}
 }
 
@@ -85,20 +89,20 @@ func tailnet_stats(answer *C.tailnet_answer) C.int32_t {
 
 //export tailnet_logs
 func tailnet_logs(answer *C.tailnet_answer) C.int32_t {
-	return respond(answer, func() (any, error) { return pending(bridge.NewStream(node.Logs)) })
+	return respond(answer, func() (any, error) { return pending(bridge.NewStream(logs.Stream)) })
 }
 
 //export tailnet_node_new
-func tailnet_node_new(config C.tailnet_str, handle *C.tailnet_handle, answer *C.tailnet_answer) C.int32_t {
+func tailnet_node_new(settings C.tailnet_str, handle *C.tailnet_handle, answer *C.tailnet_answer) C.int32_t {
 	return respond(answer, func() (any, error) {
-		text, err := str("config", config)
+		text, err := str("config", settings)
 		if err != nil {
 			return nil, err
 		}
 		if handle == nil {
 			return nil, fault.New(fault.Argument, "node is NULL")
 		}
-		c, err := node.ParseConfig([]byte(text))
+		c, err := config.Parse([]byte(text))
 		if err != nil {
 			return nil, err
 		}
@@ -118,7 +122,7 @@ func tailnet_node_up(handle C.tailnet_handle, args C.tailnet_str, answer *C.tail
 		if err != nil {
 			return nil, err
 		}
-		var a node.UpArgs
+		var a session.UpArgs
 		if err := document("args", args, &a); err != nil {
 			return nil, err
 		}
@@ -207,9 +211,9 @@ func tailnet_operations(answer *C.tailnet_answer) C.int32_t {
 }
 
 //export tailnet_testcontrol_start
-func tailnet_testcontrol_start(config C.tailnet_str, handle *C.tailnet_handle, answer *C.tailnet_answer) C.int32_t {
+func tailnet_testcontrol_start(settings C.tailnet_str, handle *C.tailnet_handle, answer *C.tailnet_answer) C.int32_t {
 	return respond(answer, func() (any, error) {
-		text, err := str("config", config)
+		text, err := str("config", settings)
 		if err != nil {
 			return nil, err
 		}
@@ -339,7 +343,7 @@ func document(name string, s C.tailnet_str, into any) error {
 	if err != nil {
 		return err
 	}
-	return node.Unmarshal([]byte(text), into)
+	return strict.Unmarshal([]byte(text), into)
 }
 
 // Each code is the header's: an index other than 0 does not compile.

@@ -13,6 +13,8 @@ import (
 	"tailnet/internal/bridge"
 	"tailnet/internal/fault"
 	"tailnet/internal/node"
+	"tailnet/internal/session"
+	"tailnet/internal/strict"
 )
 
 /*
@@ -24,7 +26,7 @@ var operations = table(
 	replying("whois", "Say who has an address of the tailnet.", (*node.Node).WhoIs).of(apitype.WhoIsResponse{}),
 	replying("status", "Tell the state of the node and of the peers it sees.", (*node.Node).Status).of(ipnstate.Status{}),
 	replying("ping", "Ask a peer for an answer, once a second until it comes.", (*node.Node).Ping),
-	streaming("watch", "Tell what changes; the first events are a snapshot of how things are.", (*node.Node).Watch).of(node.Events...),
+	streaming("watch", "Tell what changes; the first events are a snapshot of how things are.", (*node.Node).Watch).of(session.Events...),
 )
 
 // kind is what comes back on the descriptor.
@@ -87,7 +89,7 @@ func taking[Args any](name, about string, k kind, begin func(*node.Node, Args, b
 	return operation{name: name, about: about, kind: k, args: reflect.TypeFor[Args](),
 		begin: func(n *node.Node, text string, file *os.File, end bridge.End) {
 			var a Args
-			if err := node.Unmarshal([]byte(text), &a); err != nil {
+			if err := strict.Unmarshal([]byte(text), &a); err != nil {
 				end.Refuse(err)
 				return
 			}

@@ -102,7 +102,7 @@ extern int32_t tailnet_stats(tailnet_answer *answer);
 /* PENDING, stream of {"time", "node", "level", "message"}: log lines of every node, from now on. */
 extern int32_t tailnet_logs(tailnet_answer *answer);
 
-/* OK: a node that has not joined. `config` is the JSON of go/internal/node Config.
+/* OK: a node that has not joined. `config` is the JSON of go/internal/config Config.
  * Nothing is opened and nothing leaves the process before tailnet_node_up. */
 extern int32_t tailnet_node_new(tailnet_str config, tailnet_handle *node, tailnet_answer *answer);
 

@@ -190,8 +190,8 @@ def test_contract_from_c_knows_every_field() -> None:
     rows = re.findall(r'\{"(tailnet_\w+)",(.*?\}\}\})', source, re.DOTALL)
     tried = {name: set(re.findall(r"\{\"(\w+)\", '", row)) for name, row in rows}
     for name, (file, begin) in {
-        "tailnet_node_new": ("internal/node/config.go", "type Config struct"),
-        "tailnet_node_up": ("internal/node/node.go", "type UpArgs struct"),
+        "tailnet_node_new": ("internal/config/config.go", "type Config struct"),
+        "tailnet_node_up": ("internal/session/await.go", "type UpArgs struct"),
         "tailnet_listen": ("exports.go", "func tailnet_listen("),
         "tailnet_testcontrol_start": ("internal/testcontrol/control.go", "type Config struct"),
         "tailnet_testcontrol_do": ("internal/testcontrol/do.go", "type args struct"),

@@ -1,6 +1,6 @@
 """A node where things are missing, as in a chroot: /proc, or a home directory.
 
-build_patches.py lets tsnet do without the one, go/internal/node/process.go without the other.
+build_patches.py lets tsnet do without the one, go/internal/config/process.go without the other.
 """
 
 from __future__ import annotations

@@ -773,7 +773,7 @@ def test_a_forked_child_does_not_hold_the_state_directory(own_net: Testnet, tmp_
 def test_variables_of_tailscale_are_those_it_reads(own_net: Testnet) -> None:
     """Between two nodes a program may change its own TS_* variables, and none that Tailscale reads.
 
-    go/internal/node/linked_test.go holds the list to Tailscale's source.
+    go/internal/config/linked_test.go holds the list to Tailscale's source.
     """
     out = run(
         own_net,

@@ -23,7 +23,7 @@ from tests.faces import Async, Face
 from tests.sidecar import States, beside, config, greet, served, serving
 from tests.threads import Pool
 
-# go/internal/node/localapi.go: a question is given 5 s, and then it is asked for 1 s whether it
+# go/internal/session/client.go: a question is given 5 s, and then it is asked for 1 s whether it
 # runs at all; what waits for a peer ends once the daemon has missed a beat, after 5 s and 5 s.
 ASKED, BEATS = 8.0, 15.0
 

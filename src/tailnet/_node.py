@@ -59,7 +59,7 @@ OnLogin = Callable[[str], object]
 # How long connections may take to deliver what was written, when a node closes.
 CLOSE_TIMEOUT = 3.0
 # What the library may take after that: it gives tsnet's own Close 3 s, and a managed daemon 2 s to
-# send what it has and 2 s to end (go/internal/node).
+# send what it has and 2 s to end (go/internal/sidecar).
 _CLOSE_MARGIN = 4.0
 
 

@@ -5,7 +5,7 @@ Rules of this file:
 - A directory is locked (flock) by the process that made it for as long as it is used. Whoever finds
   one that nobody has locked may remove it: its program was killed.
 - The library names and locks the directory of an ephemeral node in the same way
-  (go/internal/node/embedded.go).
+  (go/internal/state/scratch.go).
 """
 
 from __future__ import annotations

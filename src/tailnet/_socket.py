@@ -205,7 +205,7 @@ class TcpLike(socket.socket):
         usual = self._usual or ()
         value = self._acting.get(option, usual[option])
         if option == _USER_TIMEOUT and usual[option] and not self._acting.get(option):
-            # Not set, it leaves keepalive the time for its last probe (go/internal/node/far.go).
+            # Not set, it leaves keepalive the time for its last probe (internal/embedded/far.go).
             idle, interval, count = map(self._in_force, (_KEEPIDLE, _KEEPINTVL, _KEEPCNT))
             value = max(usual[option], 1000 * (idle + count * interval))
         return value

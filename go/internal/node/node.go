@@ -1,46 +1,38 @@
+// Package node is a node of a tailnet, whichever backend it has: how it joins and leaves, its
+// listeners and connections, and the questions it answers (operations.go).
 package node
 
 import (
 	"context"
 	"errors"
-	"net/netip"
 	"sync"
 	"time"
 
 	"tailnet/internal/bridge"
+	"tailnet/internal/config"
+	"tailnet/internal/embedded"
 	"tailnet/internal/fault"
+	"tailnet/internal/session"
+	"tailnet/internal/sidecar"
 )
 
 // A backend is the way a node is on the tailnet. Its methods may take as long as
 // their context; the bridge runs them apart from Python.
 type backend interface {
 	// up joins, in one attempt.
-	up(ctx context.Context, args UpArgs) (*Identity, error)
+	Up(ctx context.Context, args session.UpArgs) (*session.Identity, error)
 
 	// close leaves the tailnet; connections have been drained before.
-	close()
+	Close()
 
 	// listen makes connections to addr arrive at a.
-	listen(ctx context.Context, addr Address, a *bridge.Acceptor) (port uint16, stop func(), err error)
+	Listen(ctx context.Context, addr config.Address, a *bridge.Acceptor) (port uint16, stop func(), err error)
 
 	// dial connects to a name or address of the tailnet.
-	dial(ctx context.Context, addr Address) (*bridge.Dialed, error)
+	Dial(ctx context.Context, addr config.Address) (*bridge.Dialed, error)
 
 	// session is what answers questions about a node that has joined.
-	session() (*session, error)
-}
-
-// Identity is what control assigned; the reply of tailnet_node_up.
-type Identity struct {
-	Hostname string       `json:"hostname"`
-	FQDN     string       `json:"fqdn"`
-	IPs      []netip.Addr `json:"ips"`
-}
-
-// UpArgs are the arguments of tailnet_node_up.
-type UpArgs struct {
-	WaitForPerson bool   `json:"wait_for_person"`
-	KnownURL      string `json:"known_url"`
+	Session() (*session.Session, error)
 }
 
 // Node is what a tailnet_handle of a node stands for.
@@ -59,18 +51,18 @@ type Node struct {
 }
 
 // New makes a node that has not joined, and opens nothing.
-func New(c *Config) (*Node, error) {
+func New(c *config.Config) (*Node, error) {
 	n := &Node{listeners: map[*Listener]struct{}{}}
 	switch c.Backend {
 	case "embedded":
-		n.backend = newEmbedded(c)
+		n.backend = embedded.New(c)
 	case "tailscaled":
-		n.backend = newSidecar(c)
+		n.backend = sidecar.New(c)
 	default:
 		return nil, fault.New(fault.Config, "backend: %q is neither \"embedded\" nor \"tailscaled\"", c.Backend)
 	}
-	if err := c.Process.fix(); err != nil {
-		n.backend.close()
+	if err := c.Process.Fix(); err != nil {
+		n.backend.Close()
 		return nil, err
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
@@ -93,7 +85,7 @@ func (n *Node) closedOr(err error) error {
 }
 
 // Up joins the tailnet, in one attempt.
-func (n *Node) Up(ctx context.Context, args UpArgs) (*Identity, error) {
+func (n *Node) Up(ctx context.Context, args session.UpArgs) (*session.Identity, error) {
 	n.upMu.Lock()
 	defer n.upMu.Unlock()
 	ctx, done := n.within(ctx)
@@ -102,7 +94,7 @@ func (n *Node) Up(ctx context.Context, args UpArgs) (*Identity, error) {
 	if err := errors.Join(ctx.Err(), n.ctx.Err()); err != nil {
 		return nil, n.closedOr(err)
 	}
-	id, err := n.backend.up(ctx, args)
+	id, err := n.backend.Up(ctx, args)
 	return id, n.closedOr(err)
 }
 
@@ -118,7 +110,7 @@ func (n *Node) Close(limit time.Duration) bool {
 	n.cancel()
 	n.upMu.Lock() // an attempt under way ends first: tsnet's Close must not race its Start
 	defer n.upMu.Unlock()
-	n.backend.close()
+	n.backend.Close()
 	return drained
 }
 
@@ -143,7 +135,7 @@ func (n *Node) NewListener() *Listener { return &Listener{node: n, end: func() {
 // Begin makes connections to address arrive at the unix socket at path.
 func (l *Listener) Begin(ctx context.Context, address, path string, backlog int) error {
 	n := l.node
-	addr, err := ParseAddress(address)
+	addr, err := config.ParseAddress(address)
 	if err != nil {
 		return err
 	}
@@ -153,7 +145,7 @@ func (l *Listener) Begin(ctx context.Context, address, path string, backlog int)
 	if err != nil {
 		return err
 	}
-	port, stop, err := n.backend.listen(ctx, addr, acceptor)
+	port, stop, err := n.backend.Listen(ctx, addr, acceptor)
 	if err != nil {
 		acceptor.Close()
 		return n.closedOr(err)
@@ -204,11 +196,11 @@ func (l *Listener) closeLocked() {
 
 // Dial connects to an address; end becomes the connection.
 func (n *Node) Dial(address string, end bridge.End) {
-	n.conns.Dial(end, func(ctx context.Context) (*bridge.Dialed, error) { return n.dial(ctx, address) })
+	n.conns.Dial(end, func(ctx context.Context) (*bridge.Dialed, error) { return n.connect(ctx, address) })
 }
 
-func (n *Node) dial(ctx context.Context, address string) (*bridge.Dialed, error) {
-	addr, err := ParseAddress(address)
+func (n *Node) connect(ctx context.Context, address string) (*bridge.Dialed, error) {
+	addr, err := config.ParseAddress(address)
 	if err != nil {
 		return nil, err
 	}
@@ -217,7 +209,7 @@ func (n *Node) dial(ctx context.Context, address string) (*bridge.Dialed, error)
 	}
 	ctx, done := n.within(ctx)
 	defer done()
-	dialed, err := n.backend.dial(ctx, addr)
+	dialed, err := n.backend.Dial(ctx, addr)
 	return dialed, n.closedOr(err)
 }
 

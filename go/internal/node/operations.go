@@ -4,8 +4,13 @@ import (
 	"context"
 	"encoding/json"
 
+	"tailscale.com/tailcfg"
+	"tailscale.com/wgengine/magicsock"
+
 	"tailnet/internal/bridge"
+	"tailnet/internal/config"
 	"tailnet/internal/fault"
+	"tailnet/internal/session"
 )
 
 /*
@@ -15,8 +20,8 @@ backends answer.
 */
 
 // asking runs a question, bounded by its caller and by the node.
-func asking[T any](n *Node, ctx context.Context, question func(context.Context, *session) (T, error)) (answer T, err error) {
-	s, err := n.backend.session()
+func asking[T any](n *Node, ctx context.Context, question func(context.Context, *session.Session) (T, error)) (answer T, err error) {
+	s, err := n.backend.Session()
 	if err != nil {
 		return answer, err
 	}
@@ -36,32 +41,48 @@ type WhoIsArgs struct {
 
 // WhoIs returns Tailscale's WhoIsResponse.
 func (n *Node) WhoIs(ctx context.Context, a WhoIsArgs) (json.RawMessage, error) {
-	host := hostOf(a.Address)
+	host := config.HostOf(a.Address)
 	if host == "" {
 		return nil, fault.New(fault.Config, "whois: %q is neither an IP address nor a name of the tailnet, with or without a port", a.Address)
 	}
-	return asking(n, ctx, func(ctx context.Context, s *session) (json.RawMessage, error) {
-		ip, err := s.resolve(ctx, host)
+	return asking(n, ctx, func(ctx context.Context, s *session.Session) (json.RawMessage, error) {
+		ip, err := s.Resolve(ctx, host)
 		if fault.Is(err, fault.Name) {
 			return nil, fault.New(fault.NotFound, "whois: the tailnet knows no machine or name %q; ask for an address, or a name of status().peers", host)
 		} else if err != nil {
 			return nil, err
 		}
-		return s.whois(ctx, ip)
+		return s.Whois(ctx, ip)
 	})
 }
 
 // Status returns Tailscale's ipnstate.Status.
 func (n *Node) Status(ctx context.Context, _ NoArgs) (json.RawMessage, error) {
-	return asking(n, ctx, func(ctx context.Context, s *session) (json.RawMessage, error) { return s.status(ctx) })
+	return asking(n, ctx, func(ctx context.Context, s *session.Session) (json.RawMessage, error) { return s.Status(ctx) })
 }
 
 // Watch sends events until the reader goes or the node closes.
 func (n *Node) Watch(stream *bridge.Stream, _ NoArgs) error {
-	s, err := n.backend.session()
+	s, err := n.backend.Session()
 	if err != nil {
 		return err
 	}
-	s.watch(stream)
+	s.Watch(stream)
 	return nil
+}
+
+// Ping asks a peer for an answer, and waits for it as long as the caller does.
+func (n *Node) Ping(ctx context.Context, a session.PingArgs) (*session.Ping, error) {
+	kind, ok := session.Pings[a.Kind]
+	switch {
+	case !ok:
+		return nil, fault.New(fault.Config, "ping: kind %q is none of disco, tsmp, icmp, peerapi", a.Kind)
+	case a.Size < 0 || a.Size > magicsock.MaxDiscoPingSize:
+		return nil, fault.New(fault.Config, "ping: size %d is not within 0 and %d bytes", a.Size, magicsock.MaxDiscoPingSize)
+	case a.Size > 0 && kind != tailcfg.PingDisco:
+		return nil, fault.New(fault.Config, "ping: only kind \"disco\" takes a size")
+	}
+	return asking(n, ctx, func(ctx context.Context, s *session.Session) (*session.Ping, error) {
+		return s.Ping(ctx, a.Target, kind, a.Size)
+	})
 }

@@ -9,12 +9,9 @@
 package testcontrol
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"fmt"
-	"io"
 	"log"
 	"net"
 	"net/http"
@@ -32,6 +29,7 @@ import (
 	"tailscale.com/types/logger"
 
 	"tailnet/internal/fault"
+	"tailnet/internal/strict"
 )
 
 const localhost = "127.0.0.1"
@@ -82,7 +80,7 @@ func Start(config []byte) (_ *Control, err error) {
 		met:    map[key.NodePublic]bool{},
 		keys:   keys{used: map[string]bool{}, requested: map[key.NodePublic][]string{}, left: map[key.NodePublic]bool{}},
 	}
-	if err := unmarshal(config, &c.config); err != nil {
+	if err := strict.Unmarshal(config, &c.config); err != nil {
 		return nil, err
 	}
 	if c.config.RequireLogin {
@@ -307,20 +305,4 @@ func (c *Control) gone(k key.NodePublic) bool {
 
 func isExpired(n *tailcfg.Node) bool {
 	return !n.KeyExpiry.IsZero() && n.KeyExpiry.Before(time.Now())
-}
-
-// unmarshal decodes strictly: a misspelt field is an error.
-func unmarshal(b []byte, into any) error {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if !bytes.HasPrefix(bytes.TrimSpace(b), []byte("{")) {
-		return fault.New(fault.Argument, "arguments are not the JSON expected: want an object")
-	}
-	if err := d.Decode(into); err != nil {
-		return fault.New(fault.Argument, "arguments are not the JSON expected: %v", err)
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return fault.New(fault.Argument, "arguments hold more than one JSON document")
-	}
-	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"tailscale.com/types/key"
 
 	"tailnet/internal/fault"
+	"tailnet/internal/strict"
 )
 
 // keyLifetime is what extend_keys gives: Tailscale's default, 180 days
@@ -57,7 +58,7 @@ type Node struct {
 // Do is what a person, an admin or a broken network does to the tailnet.
 func (c *Control) Do(_ context.Context, document []byte) (any, error) {
 	var a args
-	if err := unmarshal(document, &a); err != nil {
+	if err := strict.Unmarshal(document, &a); err != nil {
 		return nil, err
 	}
 	switch a.Do {

@@ -34,7 +34,7 @@ __all__ = ["ControlServer", "ControlServerError", "TestNode"]
 
 # What keeps Tailscale's code on this machine: no log upload, no port mapping, no wait for a network
 # that is not there; and a panic rather than a word to the vendor's control server. The last one is
-# ours (go/internal/node/process.go).
+# ours (go/internal/config/process.go).
 KNOBS = {
     "TS_NO_LOGS_NO_SUPPORT": "true",
     "TS_DISABLE_PORTMAPPER": "true",
