@@ -653,6 +653,25 @@ def test_frames_hold_no_key(text: str, tmp_path: Path, monkeypatch: pytest.Monke
         assert SECRET not in repr(list(locals_of(caught.value)))
 
 
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda secret: setattr(TailnetConfig(), "auth_key", secret),
+        lambda secret: TailnetConfig().copy(update={"auth_key": secret, "port": -1}),
+        lambda secret: TailnetConfig.parse_obj({"auth_key": secret, "port": -1}),
+        lambda secret: TailnetConfig.construct(auth_key=secret, port=-1),
+    ],
+    ids=["assignment", "copy", "parse_obj", "construct"],
+)
+def test_old_ways_in_hold_no_key(way: Callable[[str], object]) -> None:
+    """Assignment and pydantic's deprecated methods validate, and leave no key in a frame."""
+    with pytest.raises(TailnetConfigError) as caught:
+        way(SECRET)
+    assert SECRET not in repr(list(locals_of(caught.value)))
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+    assert SECRET not in repr(frames[2:])  # after the two of this test
+
+
 def test_no_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A relative path has no meaning any more where the working directory is gone."""
     gone = tmp_path / "gone"

@@ -112,11 +112,29 @@ class Settings(BaseModel):
 
     if not TYPE_CHECKING:  # for checkers, `frozen` says it
 
+        @way_in  # the value may be a key, and would stay in this frame
         def __setattr__(self, name: str, value: Any) -> NoReturn:
             raise TailnetConfigError(f"{name}: the settings are frozen; use model_copy")
 
         def __delattr__(self, name: str) -> NoReturn:
             raise TailnetConfigError(f"{name}: the settings are frozen; use model_copy")
+
+        # pydantic's deprecated names: its own `copy` validates nothing, and the frames of all
+        # three keep what they were given.
+
+        @way_in
+        def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+            return self.model_copy(update=update, deep=deep)
+
+        @classmethod
+        @way_in
+        def parse_obj(cls, obj: Any) -> Self:
+            return cls.model_validate(obj)
+
+        @classmethod
+        @way_in
+        def construct(cls, _fields_set: set[str] | None = None, **values: Any) -> Self:
+            return cls.model_construct(_fields_set, **values)
 
 
 def _checked(cls: type[Settings], validate: Callable[[], T]) -> T:
