@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -155,6 +156,19 @@ def test_nodes_are_seen_as_control_sees_them(net: Testnet) -> None:
         "it is gone",
         lambda: not any(n.hostname == "seen" for n in net.control.nodes()),
     )
+
+
+def test_one_str_is_not_a_list_of_tags(net: Testnet) -> None:
+    """A str in the place of a list of tags is an error, not a tag for each letter."""
+    with pytest.raises(TypeError, match=r"want a list of strings such as \['tag:a'\], not a str"):
+        net.control.set_tags("whoever", "tag:a")
+
+
+@pytest.mark.parametrize("seconds", [-1, math.inf, math.nan])
+def test_the_delay_of_news_is_a_duration(seconds: float) -> None:
+    """A control server takes no delay that is negative, endless or not a number."""
+    with pytest.raises(ValueError, match="tell_peers_after: want seconds from 0 up"):
+        ControlServer(tell_peers_after=seconds)
 
 
 def test_capabilities_are_granted_to_callers(net: Testnet) -> None:

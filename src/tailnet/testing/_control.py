@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -115,6 +116,8 @@ class ControlServer:
         node_attrs: Sequence[str] = (),
         verbose: bool = False,
     ) -> None:
+        if not 0 <= tell_peers_after < math.inf:  # NaN is in no range
+            raise ValueError(f"tell_peers_after: want seconds from 0 up, not {tell_peers_after!r}")
         self._options = {
             "auth_key": "" if require_login else auth_key,
             "require_login": require_login,
@@ -259,7 +262,13 @@ class ControlServer:
         self._do("set_grantable_tags", tags=None if tags is None else list(tags))
 
     def set_tags(self, node: str, tags: Sequence[str]) -> None:
-        """Give a node these tags."""
+        """Give a node these tags.
+
+        Raises:
+            TypeError: tags is one str, of which each letter would be a tag.
+        """
+        if isinstance(tags, str):
+            raise TypeError(f"tags: want a list of strings such as [{tags!r}], not a str")
         self._do("update_node", node=node, tags=list(tags))
 
     def remove_node(self, node: str) -> None:
