@@ -10,7 +10,7 @@ Rules of this file:
 - Go sees only the environment the process was started with, so every variable is read here, when
   the node joins, and passed on explicitly.
 
-The auth key comes from the first of these that is there:
+The auth key comes from the first of these that is set:
 
 1. `auth_key`
 2. the environment variable TS_AUTHKEY, then TS_AUTH_KEY
