@@ -653,6 +653,22 @@ def test_frames_hold_no_key(text: str, tmp_path: Path, monkeypatch: pytest.Monke
         assert SECRET not in repr(list(locals_of(caught.value)))
 
 
+@pytest.mark.parametrize("path", ["", SECRET, SECRET * 20])
+def test_what_is_no_path_is_refused(path: str) -> None:
+    """An empty path and a key are errors of their own, which do not show the key."""
+    want = "want the path of a file, not a key" if path else "the path is empty"
+    with pytest.raises(TailnetConfigError, match=f"^from_file: {want}$"):
+        TailnetConfig.from_file(path)
+
+
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
+    """A configuration may begin with the BOM that some editors write."""
+    texts = {"c.toml": "[tailnet]\nport = 7\n", "c.json": '{"tailnet": {"port": 7}}'}
+    for name, text in texts.items():
+        file = written(tmp_path / name, "\ufeff" + text)
+        assert TailnetConfig.from_file(file).port == 7
+
+
 @pytest.mark.parametrize(
     "way",
     [

@@ -42,7 +42,7 @@ def read_text(path: Path, limit: int, source: str = "", help_: str = "") -> str:
     text: str | None = None
     problem = ""
     try:
-        text = _read(path, limit).decode("utf-8")
+        text = _read(path, limit).decode("utf-8-sig")  # some editors write a BOM
     except OSError as e:
         problem = f"cannot read {path}: {e.strerror}{'; ' if help_ else ''}{help_}"
     except UnicodeDecodeError:

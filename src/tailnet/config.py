@@ -372,6 +372,10 @@ class TailnetConfig(Settings):
             raise TailnetConfigError(
                 f"from_file: want the path of a file, and not {type(given).__name__}"
             )
+        if not str(path):
+            raise TailnetConfigError("from_file: the path is empty")
+        if looks_like_key(str(path)) and not os.path.exists(path):  # noqa: PTH110 - never raises
+            raise TailnetConfigError("from_file: want the path of a file, not a key")
         path = Path(path).absolute()  # what it names is there, wherever the program then goes
         text = read_text(path, CONFIG_LIMIT)
         problem = ""
