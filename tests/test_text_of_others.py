@@ -140,4 +140,4 @@ def test_names_in_a_configuration(tmp_path: Path) -> None:
         '{"tailnet": {"a\\u001b[2J\\r\\n\\u202e": 1, "' + "b" * 10_000 + '": 1}}', "utf-8"
     )
     message = said(lambda: TailnetConfig.from_file(path), TailnetConfigError)
-    assert r"a\x1b[2J\r\n\u202e: is no setting" in message
+    assert r"a\x1b[2J\r\n\u202e: unknown setting" in message

@@ -156,7 +156,7 @@ def _explain(error: ValidationError, cls: type[Settings]) -> str:
             where = "[secret]"
         reason = detail["msg"].removeprefix("Value error, ")
         if detail["type"] == "extra_forbidden":
-            reason = "is no setting"
+            reason = "unknown setting"
             if near := difflib.get_close_matches(where, cls.model_fields, n=1):
                 reason += f"; did you mean {near[0]}?"
         reasons.append(f"{where}: {reason}" if where else reason)
