@@ -28,7 +28,7 @@ from tailnet import (
     _ops,
 )
 from tailnet._fd import Fd
-from tailnet._wait import Steps, wait, wait_async
+from tailnet._wait import Steps, Wait, wait, wait_async
 from tests import runners
 from tests.runners import Pair, Run, owner, soon
 from tests.threads import finished, started
@@ -72,7 +72,7 @@ def test_reply_comes_in_pieces(pair: Pair) -> None:
     """A document is complete at its newline, wherever it was cut; a false alarm does no harm."""
     fd, go = pair
     steps = _ops.reply(fd, None, "x")
-    assert next(steps) == (fd.fileno(), None)
+    assert next(steps) == Wait(fd.fileno(), None)
     for byte in '{"ok": "\u00e4"}'.encode():
         send(go, bytes([byte]))
         steps.send(True)
@@ -150,7 +150,7 @@ def test_an_answer_leaves_what_follows(run: Run, pair: Pair) -> None:
     """The answer to a dial is the first line, however it comes; what follows stays."""
     fd, go = pair
     steps = _ops.answer(fd, None, "x")
-    assert next(steps) == (fd.fileno(), None)
+    assert next(steps) == Wait(fd.fileno(), None)
     send(go, b'{"ok": ')
     steps.send(True)
     send(go, b"7}\nwelcome\n")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import signal
+import socket
 import time
 from typing import NoReturn
 
@@ -27,6 +29,30 @@ def test_readable_descriptor_ends_a_wait(run: Run, pair: Pair) -> None:
         return [(yield Wait(fd.fileno(), None)), (yield Wait(fd.fileno(), soon(-1)))]
 
     assert run(steps()) == [True, True]
+
+
+def test_writable_descriptor_ends_a_wait(run: Run) -> None:
+    """A wait for writing times out on a full descriptor with nothing to read, and ends on room."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        size = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                size += ours.send(bytes(1 << 16))
+
+        def drain() -> None:
+            left = size
+            while left:
+                left -= len(theirs.recv(left))
+
+        def steps() -> Steps[list[bool]]:
+            full = yield Wait(ours.fileno(), soon(0.03), writing=True)
+            yield Call(drain)
+            room = yield Wait(ours.fileno(), soon(60), writing=True)
+            return [full, room, (yield Wait(ours.fileno(), soon(0.03)))]
+
+        assert run(steps()) == [False, True, False]
 
 
 @pytest.mark.parametrize("seconds", [-1, 0.03])
@@ -53,7 +79,7 @@ def test_function_is_called(run: Run) -> None:
 
 
 def test_coroutine_function_needs_the_asynchronous_face() -> None:
-    """A coroutine function is awaited by wait_async, and refused by wait, with no warning."""
+    """wait_async awaits a coroutine function; wait refuses it by its name, with no warning."""
     calls: list[str] = []
 
     async def function() -> None:
@@ -61,10 +87,10 @@ def test_coroutine_function_needs_the_asynchronous_face() -> None:
         calls.append("a")
 
     def steps() -> Steps[bool]:
-        return (yield Call(function))
+        return (yield Call(function, "on_peer"))
 
     assert run_async(steps()) is True
-    with pytest.raises(TypeError, match="coroutine function, which only AsyncTailnet can await"):
+    with pytest.raises(TypeError, match=r"^on_peer is a coroutine function, which only AsyncT"):
         wait(steps())
     gc.collect()  # a coroutine never awaited would warn now
     assert calls == ["a"]

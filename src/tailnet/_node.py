@@ -137,7 +137,7 @@ class LocalNode:
                 return
             if on_login is not None and url:
                 args["known_url"] = url
-                yield Call(functools.partial(on_login, url))
+                yield Call(functools.partial(on_login, url), "on_login")
                 continue
             assert cause is not None  # noqa: S101 - one of the two brought us here
             retry += 1

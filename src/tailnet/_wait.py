@@ -4,10 +4,10 @@ Slow operations are generators (`Steps`). They say what to wait for and know not
 same generator serves both faces. The protocol:
 
 - A generator yields `Wait(fd, deadline)`: wait until fd can be read, or deadline (of
-  `time.monotonic`) has passed; None for either means "not that". It is sent True when fd can be
-  read, and False when the deadline came first.
-- It yields `Call(function)` to have a function of the user's called; the asynchronous runner
-  also awaits what it returns. It is sent True.
+  `time.monotonic`) has passed; None for either means "not that". With `writing`, wait until fd
+  can be written to. It is sent True when fd is ready, and False when the deadline came first.
+- It yields `Call(function, name)` to have a function of the user's called; the asynchronous
+  runner also awaits what it returns. Errors use the name. It is sent True.
 - What interrupts the waiting (KeyboardInterrupt, CancelledError, an exception of the user's
   function) is thrown into the generator, whose `finally` cancels the operation before the
   exception goes on to the caller.
@@ -35,16 +35,18 @@ _POLL: Any = getattr(select, "poll", None)
 
 
 class Wait(NamedTuple):
-    """Wait until `fd` can be read, until `deadline` at the latest."""
+    """Wait until `fd` can be read, or with `writing` written, until `deadline` at the latest."""
 
     fd: int | None
     deadline: float | None
+    writing: bool = False
 
 
 class Call(NamedTuple):
-    """Call a function of the user's."""
+    """Call a function of the user's, which errors call `name`."""
 
     function: Callable[[], object]
+    name: str = "the function"
 
 
 Steps = Generator[Wait | Call, bool, T]
@@ -93,7 +95,7 @@ def _serve(want: Wait | Call) -> bool:
     if inspect.iscoroutine(result):
         result.close()
         # Not the function itself: its arguments may be a login URL.
-        raise TypeError("on_login is a coroutine function, which only AsyncTailnet can await")
+        raise TypeError(f"{want.name} is a coroutine function, which only AsyncTailnet can await")
     return True
 
 
@@ -111,7 +113,7 @@ def _poll(want: Wait) -> bool:
     # a signal handler that does not raise (PEP 475).
     poll = _POLL()
     if want.fd is not None:
-        poll.register(want.fd, select.POLLIN)
+        poll.register(want.fd, select.POLLOUT if want.writing else select.POLLIN)
     while True:
         milliseconds = None
         if want.deadline is not None:
@@ -138,14 +140,18 @@ async def _watch(want: Wait) -> bool:
     timer = None
     if want.deadline is not None:
         timer = loop.call_later(max(0.0, want.deadline - time.monotonic()), serve, False)
-    if want.fd is not None:
+    if want.fd is not None and want.writing:
+        loop.add_writer(want.fd, serve, True)
+    elif want.fd is not None:
         loop.add_reader(want.fd, serve, True)
     try:
         return await served
     finally:
         # Before the generator closes the descriptor: a closed one in the loop's selector would
         # take the next owner of the number down with it.
-        if want.fd is not None:
+        if want.fd is not None and want.writing:
+            loop.remove_writer(want.fd)
+        elif want.fd is not None:
             loop.remove_reader(want.fd)
         if timer is not None:
             timer.cancel()
