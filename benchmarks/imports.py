@@ -21,7 +21,7 @@ _MODEL = "import pydantic\nclass Point(pydantic.BaseModel):\n    x: int = 0"
 PROGRAMS = {
     "import_pydantic_ms": _TIMED.format(_MODEL),
     "import_ms": _TIMED.format("import tailnet"),
-    "load_ms": "from tailnet import _lib\n" + _TIMED.format("_lib.require_usable()"),
+    "load_ms": "from tailnet._engine import lib\n" + _TIMED.format("lib.require_usable()"),
 }
 
 

@@ -131,7 +131,7 @@ def _words(*command: str) -> str:
 
 def describe() -> dict[str, Any]:
     """Return what the figures depend on."""
-    from tailnet import _lib
+    from tailnet._engine import lib
 
     cpus = Path("/proc/cpuinfo").read_text("utf-8").split("\n")
     model = next((line.partition(": ")[2] for line in cpus if line.startswith("model name")), "?")
@@ -147,6 +147,6 @@ def describe() -> dict[str, Any]:
         "memory_gib": round(memory, 1),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        **_lib.versions(),
+        **lib.versions(),
         **limits,
     }

@@ -60,7 +60,7 @@ def testnet(request: pytest.FixtureRequest) -> Iterator[Testnet]:
 @pytest.fixture
 def _tailnet_nodes(testnet: Testnet) -> Iterator[Nodes]:
     """The nodes that the fixtures of this test make."""
-    from tailnet._wait import wait
+    from tailnet._engine.wait import wait
     from tailnet.testing.service import Nodes
 
     nodes = Nodes(testnet)
@@ -74,8 +74,8 @@ def tailnet_factory(_tailnet_nodes: Nodes) -> Callable[..., TailnetHandle]:
 
     `tailnet_factory("third", tags=["tag:web"])` joins; fields are those of TailnetConfig.
     """
+    from tailnet._engine.wait import wait
     from tailnet._tailnet import TailnetHandle
-    from tailnet._wait import wait
 
     def join(hostname: str, **fields: Any) -> TailnetHandle:
         return TailnetHandle(wait(_tailnet_nodes.join(hostname, **fields)))
@@ -114,8 +114,8 @@ def async_tailnet_factory(
     _tailnet_nodes: Nodes,
 ) -> Callable[..., Awaitable[AsyncTailnetHandle]]:
     """Give what makes nodes for asyncio; `await` it, and see tailnet_factory."""
+    from tailnet._engine.wait import wait_async
     from tailnet._tailnet_async import AsyncTailnetHandle
-    from tailnet._wait import wait_async
 
     async def join(hostname: str, **fields: Any) -> AsyncTailnetHandle:
         return AsyncTailnetHandle(await wait_async(_tailnet_nodes.join(hostname, **fields)))

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tailnet import TailnetHandle, _lib
+from tailnet import TailnetHandle
+from tailnet._engine import lib
 from tailnet.testing import Testnet
 from tests import sidecar
 from tests.backends import Embedded
@@ -165,7 +166,7 @@ class Held:
 
     def __init__(self) -> None:
         gc.collect()
-        stats = _lib.stats()  # first: it may load the library, which opens descriptors
+        stats = lib.stats()  # first: it may load the library, which opens descriptors
         self.files = dict(map(opened, FDS.iterdir()))
         self.fds = len(self.files)
         self.threads = threading.active_count()

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tailnet._fd import Fd
-from tailnet._wait import Steps, wait, wait_async
+from tailnet._engine.fd import Fd
+from tailnet._engine.wait import Steps, wait, wait_async
 
 T = TypeVar("T")
 Run = Callable[[Steps[Any]], Any]

@@ -27,10 +27,11 @@ PORT = iter(range(3000, 9000))
 LOAD = """
 import os, pickle, socket, sys, time
 from tailnet import *
-from tailnet import _handover, _lib
+from tailnet._engine import lib
+from tailnet._sockets import handover
 from tailnet.testing import Testnet
 from tests.daemon import Daemon, LocalAPI
-_lib.stats()  # loads the library: the next user may not read where Python is
+lib.stats()  # loads the library: the next user may not read where Python is
 path, uid = sys.argv[1], int(sys.argv[2])
 if uid:
     os.setgroups([]); os.setgid(uid); os.setuid(uid)

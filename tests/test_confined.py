@@ -29,8 +29,8 @@ from tailnet import (
     TailnetHandle,
     TailnetResourceError,
     TailnetUnsupported,
-    _limits,
 )
+from tailnet._engine import limits
 from tailnet.testing import Testnet
 
 MIB = 1 << 20
@@ -153,7 +153,7 @@ def too_little() -> None:
             tailnet.up()
         except TailnetResourceError as e:
             print(e.errno, "tailnet._native" in sys.modules, e)
-        for limit in _limits.LIMITS.values():
+        for limit in limits.LIMITS.values():
             resource.setrlimit(limit.number, (resource.RLIM_INFINITY,) * 2)
         talk(tailnet.up())
 
@@ -169,9 +169,9 @@ def test_a_limit_that_go_would_not_survive(own_net: Testnet, option: str, kib: i
 
 def just_enough(option: str) -> None:
     """Run a node with just what check() asks for."""
-    limit = _limits.LIMITS[option]
+    limit = limits.LIMITS[option]
     a_module_more = 64 * MIB
-    enough = _limits.used()[limit.used] + limit.needed + a_module_more
+    enough = limits.used()[limit.used] + limit.needed + a_module_more
     resource.setrlimit(limit.number, (enough, enough))
     with Tailnet(TailnetConfig.from_env(hostname="confined")) as tn:
         talk(tn, count=20, size=MIB)

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import tailnet
-from tailnet import _lib
+from tailnet._engine import lib
 from tailnet.cli import demo, main
 from tailnet.models import Versions
 
@@ -88,7 +88,7 @@ def test_versions_are_compared_with_the_wheel(
         ],
     }
     found = {"tailnet": "0.1", "tailscale": "v1", "go": "go1.26"}
-    monkeypatch.setattr(_lib, "versions", lambda: found)
+    monkeypatch.setattr(lib, "versions", lambda: found)
     distribution = importlib.metadata.PathDistribution
     monkeypatch.setattr(distribution, "read_text", lambda *_: json.dumps(bill))
     listed = {**found, "tailscale": tailscale}

@@ -43,8 +43,8 @@ from tailnet import (
     TailnetTimeout,
     TailnetUnreachable,
     TailnetUnsupported,
-    _lib,
 )
+from tailnet._engine import lib
 from tailnet.models import Removed
 from tailnet.testing import Testnet
 from tests import daemon
@@ -618,7 +618,7 @@ OTHERS = [
     Row("used in a forked child", in_a_child, TailnetForked, 10, "was forked", "'spawn'"),
     Row(
         "a bug of this library",
-        lambda p: _lib._call("tailnet_node_up", p.tn._node.handle(), "not JSON"),
+        lambda p: lib._call("tailnet_node_up", p.tn._node.handle(), "not JSON"),
         TailnetInternalError,
         1,
         "not the JSON expected",

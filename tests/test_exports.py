@@ -156,7 +156,7 @@ import tailnet.testing
 after = state()
 changed = {key: value for key, value in after.items() if before[key] != value}
 loaded = [name for name in sys.modules if name in ("tailnet._native", "_cffi_backend")]
-json.dump([changed, loaded, tailnet._lib.usable()], sys.stdout)
+json.dump([changed, loaded, tailnet._engine.lib.usable()], sys.stdout)
 """
 
 
@@ -211,15 +211,15 @@ def who(what: str) -> set[str]:
 @pytest.mark.parametrize(
     ("what", "modules"),
     [
-        ("_native", {"_lib.py"}),
-        ("select", {"_wait.py"}),
+        ("_native", {"_engine/lib.py"}),
+        ("select", {"_engine/wait.py"}),
         ("selectors", set()),
-        ("add_reader", {"_wait.py"}),
-        ("add_writer", {"_wait.py"}),
+        ("add_reader", {"_engine/wait.py"}),
+        ("add_writer", {"_engine/wait.py"}),
     ],
 )
 def test_one_module_calls_and_one_waits(what: str, modules: set[str]) -> None:
-    """Only _lib.py imports the native library, and only _wait.py waits for descriptors."""
+    """Only lib.py imports the native library, and only wait.py waits for descriptors."""
     assert who(what) == modules
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 import build_go
-from tailnet import TailnetHandle, TailnetRefused, _lib
+from tailnet import TailnetHandle, TailnetRefused
+from tailnet._engine import lib
 from tailnet.testing import Testnet
 from tests.waiting import eventually
 
@@ -99,7 +100,7 @@ def service(server: TailnetHandle) -> Iterator[TailnetHandle]:
 
 def half_open() -> int:
     """Return how many goroutines there are: each handshake has one, and there are some 100 more."""
-    return _lib.stats()["goroutines"]
+    return lib.stats()["goroutines"]
 
 
 def resident() -> float:

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from tailnet import AsyncTailnet, RetryPolicy, Tailnet, TailnetConfig, TailnetConfigError
-from tailnet._address import address_text, target_text
-from tailnet._ops import deadline_of
-from tailnet._socket import parse_peer_name
+from tailnet._engine.ops import deadline_of
+from tailnet._node.address import address_text, target_text
+from tailnet._sockets.connection import parse_peer_name
 from tailnet._text import printable
 
 # The same cases at every run, and so many of them that all tests here take seconds.

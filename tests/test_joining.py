@@ -32,8 +32,8 @@ from tailnet import (
     TailnetNotRunning,
     TailnetStateLocked,
     TailnetTimeout,
-    _lib,
 )
+from tailnet._engine import lib
 from tailnet.testing import Testnet
 from tests.conftest import eventually, nothing_left
 from tests.faces import Face
@@ -587,7 +587,7 @@ def test_a_signal_handler_closes_what_its_thread_makes(
     net: Testnet, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     """close() in the midst of up(), by the same thread, ends it, and nothing stays open."""
-    made, tailnet = _lib.node_new, net.tailnet("undecided")
+    made, tailnet = lib.node_new, net.tailnet("undecided")
 
     def interrupted(document: SecretStr, keep: Callable[[int], None]) -> None:
         if when == "before":
@@ -596,7 +596,7 @@ def test_a_signal_handler_closes_what_its_thread_makes(
         tailnet.close()
 
     with nothing_left():
-        monkeypatch.setattr(_lib, "node_new", interrupted)
+        monkeypatch.setattr(lib, "node_new", interrupted)
         with pytest.raises(TailnetClosed):
             tailnet.up(timeout=20)
 
@@ -620,7 +620,7 @@ def test_closing_ends_a_wait_in_up(face: Face) -> None:
     ):
         net.control.fault("hang")
         waiting = pool.submit(up, face, tailnet)
-        eventually("it has begun", lambda: tailnet._node._handle)
+        eventually("it has begun", lambda: tailnet._node.node._handle)
         face.leave(tailnet)
         with pytest.raises(TailnetClosed):
             waiting.result(20)

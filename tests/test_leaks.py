@@ -16,13 +16,8 @@ from typing import Any
 
 import pytest
 
-from tailnet import (
-    AsyncTailnetHandle,
-    TailnetHandle,
-    TailnetPeerNotFound,
-    TailnetSocket,
-    _lib,
-)
+from tailnet import AsyncTailnetHandle, TailnetHandle, TailnetPeerNotFound, TailnetSocket
+from tailnet._engine import lib
 from tailnet.testing import Testnet
 from tests.conftest import nothing_left
 from tests.threads import Pool
@@ -46,10 +41,10 @@ def floor(work: Callable[[], object], times: int) -> int:
     Go collects when its heap has doubled, so what it has now says little; its least, over enough
     work for some collections, is what is really held.
     """
-    least = _lib.stats()["heap_bytes"]
+    least = lib.stats()["heap_bytes"]
     for _ in range(times):
         work()
-        least = min(least, _lib.stats()["heap_bytes"])
+        least = min(least, lib.stats()["heap_bytes"])
     return least
 
 

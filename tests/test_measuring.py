@@ -77,7 +77,7 @@ def test_go_mutants() -> None:
 def test_every_module_has_its_tests() -> None:
     """Each file that is mutated has test modules, and those that the table names are there."""
     files = {mutant.file for mutant in mutate.mutants()}
-    assert {"src/tailnet/_ops.py", "go/exports.go", "go/internal/embedded/up.go"} <= files
+    assert {"src/tailnet/_engine/ops.py", "go/exports.go", "go/internal/embedded/up.go"} <= files
     assert all(mutate.tests(file) for file in files)
     for names in mutate.TESTS.values():
         for name in names.split():

@@ -11,7 +11,9 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from tailnet import models
-from tailnet.models import parse_event, parse_status, parse_whois
+from tailnet.models._events import _EVENTS, parse_event
+from tailnet.models._people import parse_whois
+from tailnet.models._status import parse_status
 
 ZERO = "0001-01-01T00:00:00Z"
 EXPIRY = datetime(2027, 3, 1, 10, 0, tzinfo=timezone.utc)
@@ -215,7 +217,7 @@ def test_event(document: dict[str, Any], event: models.Event) -> None:
 
 def test_every_event_is_tested() -> None:
     """No type of event was forgotten above."""
-    assert {document.get("type") for document, _ in EVENTS} == {*models._EVENTS, None}
+    assert {document.get("type") for document, _ in EVENTS} == {*_EVENTS, None}
 
 
 def test_whole_document_is_kept() -> None:

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from tailnet import TailnetClosed, TailnetForked, TailnetHandle, TailnetInternalError, _lib, _ops
-from tailnet._wait import wait
+from tailnet import TailnetClosed, TailnetForked, TailnetHandle, TailnetInternalError
+from tailnet._engine import lib, ops
+from tailnet._engine.wait import wait
 from tests.conftest import nothing_left
 from tests.waiting import WAIT
 
@@ -32,14 +33,14 @@ def operations(server: TailnetHandle) -> Table:
 
 def table() -> Table:
     """Return the library's table of operations."""
-    found: Table = wait(_ops.reply(_lib.operations(), None, "the operations"))
+    found: Table = wait(ops.reply(lib.operations(), None, "the operations"))
     return found
 
 
 def asked(node: int, name: str, text: str) -> Any:
     """Ask with arguments that may be no JSON, and return the first line of the answer."""
-    fd = _lib._pending(_lib._call("tailnet_ask", node, name, text, -1))
-    return wait(_ops.reply(fd, _ops.deadline_of(WAIT), name))
+    fd = lib._pending(lib._call("tailnet_ask", node, name, text, -1))
+    return wait(ops.reply(fd, ops.deadline_of(WAIT), name))
 
 
 def test_wrong_arguments_are_refused(server: TailnetHandle, operations: Table) -> None:
@@ -65,7 +66,7 @@ def test_a_descriptor_that_nobody_asked_for_is_refused(
     read, write = os.pipe()
     for name in operations:
         with pytest.raises(TailnetInternalError, match="takes no descriptor"):
-            wait(_ops.reply(_lib.ask(server._node.handle(), name, {}, write), None, name))
+            wait(ops.reply(lib.ask(server._node.handle(), name, {}, write), None, name))
     os.close(write)
     assert os.read(read, 1) == b""  # EOF: no copy is left
     os.close(read)
@@ -85,7 +86,7 @@ def test_a_cancelled_operation_leaves_nothing(server: TailnetHandle, operations:
     with nothing_left():
         for name in operations:
             for _ in range(20):
-                _lib.ask(server._node.handle(), name, {}).cancel()
+                lib.ask(server._node.handle(), name, {}).cancel()
 
 
 def test_a_forked_child_asks_nothing(server: TailnetHandle, operations: Table) -> None:
@@ -95,7 +96,7 @@ def test_a_forked_child_asks_nothing(server: TailnetHandle, operations: Table) -
         refused = 0
         for name in operations:
             try:
-                _lib.ask(handle, name, {})
+                lib.ask(handle, name, {})
             except TailnetForked:
                 refused += 1
         os._exit(0 if refused == len(operations) else 1)

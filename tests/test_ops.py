@@ -1,4 +1,4 @@
-"""What is waited for: the replies and streams of _ops.py."""
+"""What is waited for: the replies and streams of _engine/ops.py."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from tailnet import (
     TailnetNotRunning,
     TailnetRefused,
     TailnetTimeout,
-    _ops,
 )
-from tailnet._fd import Fd
-from tailnet._wait import Steps, Wait, wait, wait_async
+from tailnet._engine import ops
+from tailnet._engine.fd import Fd
+from tailnet._engine.wait import Steps, Wait, wait, wait_async
 from tests import runners
 from tests.runners import Pair, Run, owner, soon
 from tests.threads import finished, started
@@ -65,13 +65,13 @@ def send(go: socket.socket, data: bytes) -> None:
 
 def test_answer_at_once_is_not_waited_for(run: Run) -> None:
     """A call that answered without a descriptor has its document already."""
-    assert run(_ops.reply({"a": 1}, soon(-1), "x")) == {"a": 1}
+    assert run(ops.reply({"a": 1}, soon(-1), "x")) == {"a": 1}
 
 
 def test_reply_comes_in_pieces(pair: Pair) -> None:
     """A document is complete at its newline, wherever it was cut; a false alarm does no harm."""
     fd, go = pair
-    steps = _ops.reply(fd, None, "x")
+    steps = ops.reply(fd, None, "x")
     assert next(steps) == Wait(fd.fileno(), None)
     for byte in '{"ok": "\u00e4"}'.encode():
         send(go, bytes([byte]))
@@ -94,7 +94,7 @@ def test_reply_may_be_large(run: Run, pair: Pair) -> None:
             go.sendall(json.dumps({"ok": document}).encode() + b"\n")
 
     thread = started(answer)
-    assert run(_ops.reply(fd, None, "x")) == document
+    assert run(ops.reply(fd, None, "x")) == document
     finished(thread)
 
 
@@ -114,7 +114,7 @@ def test_error_reply_is_raised(
     with go:
         send(go, data)
     with pytest.raises(error, match=says):
-        run(_ops.reply(fd, None, "who it is"))
+        run(ops.reply(fd, None, "who it is"))
     assert fd.fileno() == -1
 
 
@@ -149,7 +149,7 @@ def test_an_interrupt_loses_no_descriptor(after: bool) -> None:
 def test_an_answer_leaves_what_follows(run: Run, pair: Pair) -> None:
     """The answer to a dial is the first line, however it comes; what follows stays."""
     fd, go = pair
-    steps = _ops.answer(fd, None, "x")
+    steps = ops.answer(fd, None, "x")
     assert next(steps) == Wait(fd.fileno(), None)
     send(go, b'{"ok": ')
     steps.send(True)
@@ -160,10 +160,10 @@ def test_an_answer_leaves_what_follows(run: Run, pair: Pair) -> None:
     assert fd.receive() == b"welcome\n"
     send(go, b'{"error": {"code": 7013, "message": "no"}}\n')
     with pytest.raises(TailnetRefused, match="no"):
-        run(_ops.answer(fd, None, "x"))
+        run(ops.answer(fd, None, "x"))
     go.close()
     with pytest.raises(TailnetInternalError, match="ended without x"):
-        run(_ops.answer(fd, None, "x"))
+        run(ops.answer(fd, None, "x"))
     assert fd.fileno() >= 0
 
 
@@ -171,12 +171,12 @@ def test_late_reply_is_cancelled(run: Run, pair: Pair) -> None:
     """At the deadline the error says what was waited for, and the other side is told."""
     fd, go = pair
     with pytest.raises(TailnetTimeout, match=r"^timed out waiting for a connection to api:80$"):
-        run(_ops.reply(fd, soon(), "a connection to api:80"))
+        run(ops.reply(fd, soon(), "a connection to api:80"))
     assert go.recv(1) == b""
     assert fd.fileno() == -1
 
 
-@pytest.mark.parametrize("read", [_ops.reply, _ops.answer])
+@pytest.mark.parametrize("read", [ops.reply, ops.answer])
 def test_half_a_reply_is_waited_for_until_the_deadline(
     read: Callable[..., Steps[Any]], run: Run, pair: Pair
 ) -> None:
@@ -196,7 +196,7 @@ def test_a_reply_that_is_given_up_is_cancelled(
 ) -> None:
     """However a wait is given up, the other side is told, and the descriptor is closed."""
     fd, go = pair
-    steps = _ops.reply(fd, None, "x")
+    steps = ops.reply(fd, None, "x")
     next(steps)
     send(go, b'{"ok": {"id"')
     with contextlib.suppress(TailnetTimeout, KeyboardInterrupt):
@@ -210,8 +210,8 @@ def test_a_reply_that_is_given_up_is_cancelled(
 def test_a_timeout_is_seconds(timeout: Any) -> None:
     """What is no number of seconds is refused, and shown."""
     with pytest.raises(TailnetConfigError, match=re.escape(repr(timeout))):
-        _ops.deadline_of(timeout)
-    assert _ops.deadline_of(math.inf) is None
+        ops.deadline_of(timeout)
+    assert ops.deadline_of(math.inf) is None
 
 
 def test_forked_child_cancels_nothing(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +237,7 @@ def test_forked_child_cancels_nothing(pair: Pair, monkeypatch: pytest.MonkeyPatc
 def test_lines_are_split(run: Run, pair: Pair) -> None:
     """A stream is one object per line however it was cut, then None; a torn line is none."""
     fd, go = pair
-    lines = _ops.Lines(fd)
+    lines = ops.Lines(fd)
     send(go, b'{"a": 1}\n{"b"')
     assert run(lines.next(None, "x")) == {"a": 1}
     send(go, b': "c\\nd"}\n{"lost": 2}\n{"torn')
@@ -253,7 +253,7 @@ def test_lines_are_split(run: Run, pair: Pair) -> None:
 def test_a_stream_says_that_it_has_ended(run: Run, pair: Pair, last: bytes) -> None:
     """The last line ends a stream before its descriptor does; so does the close of the node."""
     fd, go = pair
-    lines = _ops.Lines(fd)
+    lines = ops.Lines(fd)
     send(go, b'{"n": 1}\n' + last)
     assert [run(lines.next(None, "x")) for _ in range(3)] == [{"n": 1}, None, None]
     assert fd.fileno() == -1
@@ -262,7 +262,7 @@ def test_a_stream_says_that_it_has_ended(run: Run, pair: Pair, last: bytes) -> N
 def test_a_stream_says_what_ended_it(run: Run, pair: Pair) -> None:
     """An error on the last line is raised once, by its code, and then the stream has ended."""
     fd, go = pair
-    lines = _ops.Lines(fd)
+    lines = ops.Lines(fd)
     send(go, b'{"n": 1}\n{"error": {"code": 7010, "message": "the daemon is gone"}}\n')
     assert run(lines.next(None, "x")) == {"n": 1}
     with pytest.raises(TailnetNotRunning, match="the daemon is gone"):
@@ -274,7 +274,7 @@ def test_a_stream_says_what_ended_it(run: Run, pair: Pair) -> None:
 def test_stream_goes_on_after_a_timeout(run: Run, pair: Pair) -> None:
     """A deadline says what was waited for and loses nothing of the stream."""
     fd, go = pair
-    lines = _ops.Lines(fd)
+    lines = ops.Lines(fd)
     send(go, b'{"a"')
     with pytest.raises(TailnetTimeout, match=r"^timed out waiting for news$"):
         run(lines.next(soon(), "news"))
@@ -285,7 +285,7 @@ def test_stream_goes_on_after_a_timeout(run: Run, pair: Pair) -> None:
 def test_closed_stream_gives_what_it_had(run: Run, pair: Pair) -> None:
     """After close the lines that were read already come, then None; the other side is told."""
     fd, go = pair
-    lines = _ops.Lines(fd)
+    lines = ops.Lines(fd)
     send(go, b'{"n": 1}\n{"n": 2}\n')
     assert run(lines.next(None, "x")) == {"n": 1}
     lines.close()
@@ -297,7 +297,7 @@ def test_closed_stream_gives_what_it_had(run: Run, pair: Pair) -> None:
 
 def test_close_wakes_a_thread(pair: Pair) -> None:
     """A thread that waits for the next line gets None when another closes the stream."""
-    lines = _ops.Lines(pair[0])
+    lines = ops.Lines(pair[0])
     waiting = threading.Event()
     found: list[Any] = []
     thread = started(lambda: found.append(wait(observed(lines.next(None, "x"), waiting.set))))
@@ -312,7 +312,7 @@ def test_close_wakes_a_task(pair: Pair) -> None:
     """A task that waits for the next line gets None when another closes the stream."""
 
     async def main() -> None:
-        lines = _ops.Lines(pair[0])
+        lines = ops.Lines(pair[0])
         waiting = asyncio.Event()
         task = asyncio.ensure_future(wait_async(observed(lines.next(None, "x"), waiting.set)))
         await waiting.wait()
@@ -326,7 +326,7 @@ def test_close_wakes_a_task(pair: Pair) -> None:
 def test_second_reader_is_refused(run: Run, pair: Pair) -> None:
     """Who asks for a line while somebody waits for it is told at once, and takes nothing away."""
     fd, go = pair
-    lines = _ops.Lines(fd)
+    lines = ops.Lines(fd)
     first = lines.next(None, "news")
     next(first)
     send(go, b'{"n": 1}\n{"n": 2}\n')
@@ -344,7 +344,7 @@ def test_reader_that_gives_up_closes_a_closed_stream(
 ) -> None:
     """A stream closed under a reader who is then cancelled is closed by him, and has ended."""
     fd, _ = pair
-    lines = _ops.Lines(fd)
+    lines = ops.Lines(fd)
     steps = lines.next(None, "x")
     next(steps)
     lines.close()

@@ -843,11 +843,12 @@ def test_ctrl_c_at_every_step_of_making_a_node(own_net: Testnet) -> None:
     out = run(
         own_net,
         """
-        from tailnet import _lib, _node
+        from tailnet._engine import lib
+        from tailnet._node import node as nodes
         config = TailnetConfig.from_env(hostname="torn", control_url="http://127.0.0.1:1")
         Tailnet(config).close()
-        _lib.stats()
-        making = {_lib.node_new.__code__, _lib._call.__code__, _lib._invoke.__code__}
+        lib.stats()
+        making = {lib.node_new.__code__, lib._call.__code__, lib._invoke.__code__}
         left = steps = 0
 
         def trace(frame, event, arg):
@@ -862,22 +863,22 @@ def test_ctrl_c_at_every_step_of_making_a_node(own_net: Testnet) -> None:
             return trace
 
         while True:
-            node = _node.LocalNode(config)
+            node = nodes.LocalNode(config)
             make = node._made(None)
             left = steps = steps + 1
             sys.settrace(trace)
             try:
                 next(make)
             except KeyboardInterrupt:
-                assert _lib.stats()["nodes"] <= (node._handle != 0), steps
+                assert lib.stats()["nodes"] <= (node._handle != 0), steps
                 leaving = node.start_closing(0)
-                assert _lib.stats()["nodes"] == 0, steps
+                assert lib.stats()["nodes"] == 0, steps
             except StopIteration:  # it was made before so many steps
                 break
             finally:
                 sys.settrace(None)
         node.start_closing(0)
-        print(steps > 100, _lib.stats()["nodes"])
+        print(steps > 100, lib.stats()["nodes"])
         """,
     )
     assert out == "True 0\n"

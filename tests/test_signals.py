@@ -417,8 +417,8 @@ def test_one_request_may_arrive_twice() -> None:
 def test_impatience_kills(command: tuple[str, ...], status: int) -> None:
     """Another signal later kills, in a container too, where no default action does."""
     code = """
-        from tailnet import _signals
-        _signals._SAME_REQUEST = 0.0
+        from tailnet._engine import signals
+        signals._SAME_REQUEST = 0.0
         with graceful():
             try:
                 with leaving():

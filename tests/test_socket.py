@@ -31,8 +31,8 @@ from tailnet import (
     TailnetListener,
     TailnetRefused,
     TailnetSocket,
-    _lib,
 )
+from tailnet._engine import lib
 from tailnet.testing import Testnet
 from tests.conftest import WAIT, acquaint, eventually, nothing_left
 from tests.threads import Pool
@@ -76,7 +76,7 @@ def abort(far: TailnetSocket, near: TailnetSocket) -> None:
     def told() -> bool:
         with contextlib.suppress(ConnectionError):
             near.send(b"more")
-        return _lib.connection_was_reset(near._connection)
+        return lib.connection_was_reset(near._connection)
 
     eventually("the reset arrives", told)
 
@@ -554,7 +554,7 @@ def test_a_clean_end_is_no_reset(ends: Ends) -> None:
     far, near = ends
     far.close()
     assert near.recv(1) == b""
-    assert not _lib.connection_was_reset(near._connection)
+    assert not lib.connection_was_reset(near._connection)
     near.shutdown(socket.SHUT_WR)
     with pytest.raises(BrokenPipeError):
         near.send(b"x")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tailnet import AsyncTailnet, Tailnet, TailnetConfig, TailnetConfigError
-from tailnet._scratch import Scratch
+from tailnet._engine.scratch import Scratch
 
 # Well under the 2 s in which an error must be there; a hang ends as a failure.
 pytestmark = pytest.mark.timeout(20)

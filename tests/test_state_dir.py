@@ -137,7 +137,8 @@ def test_as_an_ordinary_user(net: Testnet, tmp_path: Path) -> None:
     user = pwd.getpwnam("nobody")
     state = tmp_path / "state"
     code = (
-        "import os, sys; from tailnet import *; from tailnet import _handover, _lib; _lib.stats()\n"
+        "import os, sys; from tailnet import *; from tailnet._engine import lib\n"
+        "from tailnet._sockets import handover; lib.stats()\n"
         f"os.setgroups([]); os.setgid({SOMEBODY}); os.setuid({user.pw_uid})\n"
         f"for name in sys.argv[1:]:\n"
         "    try: Tailnet(hostname='other', state_dir=name, connect_timeout=20).up().close()\n"

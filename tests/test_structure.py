@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+import tailnet
 
 ROOT = Path(__file__).parent.parent
 INTERNAL = ROOT / "go/internal"
@@ -46,3 +51,63 @@ def test_no_go_package_imports_upward() -> None:
 def test_modules_are_short(module: Path) -> None:
     """A module of more than 500 lines would hold two subjects."""
     assert len(module.read_text("utf-8").splitlines()) <= LONGEST
+
+
+def python_imports() -> dict[str, set[str]]:
+    """Return which modules of the package each one imports, also in functions and for checkers."""
+    source = ROOT / "src/tailnet"
+    names = {
+        path: ".".join(path.relative_to(source.parent).with_suffix("").parts).removesuffix(
+            ".__init__"
+        )
+        for path in source.glob("**/*.py")
+    }
+    modules = {*names.values(), "tailnet._native"}
+    graph: dict[str, set[str]] = {}
+    for path, name in names.items():
+        package = name if path.stem == "__init__" else name.rpartition(".")[0]
+        found = graph[name] = set()
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            base = node.module or ""
+            if node.level:
+                parts = package.split(".")
+                base = ".".join([*parts[: len(parts) - node.level + 1], *filter(None, [base])])
+            for each in node.names:
+                full = f"{base}.{each.name}"
+                found |= {full if full in modules else base} & modules - {name}
+    return graph
+
+
+def test_no_python_module_imports_in_a_circle() -> None:
+    """Nor inside functions, nor for type checkers: each module can be read after those it needs."""
+    graph = python_imports()
+    while leaves := {name for name, needs in graph.items() if not needs & graph.keys()}:
+        for name in leaves:
+            del graph[name]
+    assert not graph
+
+
+def test_one_module_imports_the_extension() -> None:
+    """Everything else calls the library through _engine/lib.py."""
+    importers = {name for name, text in texts().items() if re.search(r"import _native\b", text)}
+    assert importers == {"_engine/lib.py"}
+
+
+def texts() -> dict[str, str]:
+    """Return the package's modules by their path."""
+    source = ROOT / "src/tailnet"
+    return {
+        str(path.relative_to(source)): path.read_text("utf-8") for path in source.glob("**/*.py")
+    }
+
+
+def test_only_public_names_are_importable() -> None:
+    """Whatever has no underscore in `tailnet` is in its __all__, or a public module."""
+    program = "import tailnet; print(*(n for n in dir(tailnet) if not n.startswith('_')))"
+    out = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    public = {"config", "errors", "models", "retry"}
+    assert set(out.stdout.split()) <= {*tailnet.__all__, *public}

@@ -1,4 +1,4 @@
-"""Waiting: the protocol of _wait.py, in both runners."""
+"""Waiting: the protocol of _engine/wait.py, in both runners."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import NoReturn
 
 import pytest
 
-from tailnet import _ops
-from tailnet._wait import Call, Steps, Wait, wait, wait_async
+from tailnet._engine import ops
+from tailnet._engine.wait import Call, Steps, Wait, wait, wait_async
 from tests import runners
 from tests.runners import Pair, Run, run_async, soon
 
@@ -168,7 +168,7 @@ def test_cancelled_task_cancels(pair: Pair) -> None:
 def test_sleep_ends_at_its_deadline(run: Run) -> None:
     """A sleep is over after its seconds; a deadline before that ends it, and it says so."""
     start = time.monotonic()
-    assert run(_ops.sleep(0.02, None)) is True
-    assert run(_ops.sleep(0.0, start + 60)) is True
+    assert run(ops.sleep(0.02, None)) is True
+    assert run(ops.sleep(0.0, start + 60)) is True
     assert time.monotonic() >= start + 0.02
-    assert run(_ops.sleep(60, soon())) is False
+    assert run(ops.sleep(60, soon())) is False

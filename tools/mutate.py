@@ -2,7 +2,7 @@
 
     python tools/mutate.py --seed 1 --size 40           a sample of the whole tree
     python tools/mutate.py --since v0.1.0 --size 20     of the lines changed since then
-    python tools/mutate.py --match _ops.py              of the mutants whose name contains that
+    python tools/mutate.py --match _engine/ops.py     of the mutants whose name contains that
 
 Rules of this file:
 
@@ -49,27 +49,27 @@ TESTS = {
     "src/tailnet/testing/*": "testing plugin",
     "src/tailnet/cli/*": "demo",
     "src/tailnet/config.py": "config models",
-    "src/tailnet/_settings.py": "config",
+    "src/tailnet/_configuration/settings.py": "config",
     "src/tailnet/errors.py": "errors",
     "src/tailnet/retry.py": "retry config",
     "src/tailnet/models.py": "models telling",
-    "src/tailnet/_wait.py": "wait ops telling",
-    "src/tailnet/_ops.py": "ops wait retry telling",
-    "src/tailnet/_fd.py": "ops contract processes",
-    "src/tailnet/_lib.py": "exports errors contract telling processes",
-    "src/tailnet/_logs.py": "telling",
-    "src/tailnet/_scratch.py": "listener processes",
-    "src/tailnet/_socket.py": "socket listener compat",
-    "src/tailnet/_listener.py": "listener endings compat",
-    "src/tailnet/_address.py": "messages text_of_others",
-    "src/tailnet/_asking.py": "operations telling models",
-    "src/tailnet/_dialing.py": "socket messages error_table",
-    "src/tailnet/_files.py": "special_files",
-    "src/tailnet/_handover.py": "handover",
-    "src/tailnet/_limits.py": "confined",
-    "src/tailnet/_signals.py": "signals",
+    "src/tailnet/_engine/wait.py": "wait ops telling",
+    "src/tailnet/_engine/ops.py": "ops wait retry telling",
+    "src/tailnet/_engine/fd.py": "ops contract processes",
+    "src/tailnet/_engine/lib.py": "exports errors contract telling processes",
+    "src/tailnet/_engine/logs.py": "telling",
+    "src/tailnet/_engine/scratch.py": "listener processes",
+    "src/tailnet/_sockets/connection.py": "socket listener compat",
+    "src/tailnet/_sockets/listener.py": "listener endings compat",
+    "src/tailnet/_node/address.py": "messages text_of_others",
+    "src/tailnet/_node/asking.py": "operations telling models",
+    "src/tailnet/_node/dialing.py": "socket messages error_table",
+    "src/tailnet/_configuration/files.py": "special_files",
+    "src/tailnet/_sockets/handover.py": "handover",
+    "src/tailnet/_engine/limits.py": "confined",
+    "src/tailnet/_engine/signals.py": "signals",
     "src/tailnet/_text.py": "text_of_others",
-    "src/tailnet/_node.py": "retry telling endings socket joining processes",
+    "src/tailnet/_node/node.py": "retry telling endings socket joining processes",
     "src/tailnet/*": "retry telling joining endings socket",
     "go/internal/bridge/*": "socket listener endings",
     "go/internal/proxied/*": "sidecar_trust",

@@ -13,18 +13,16 @@ for tests. Importing this starts nothing.
 Read next: _tailnet.py.
 """
 
-from __future__ import annotations
-
-import logging
+import logging as _logging
 
 from . import models
-from ._listener import TailnetListener
-from ._signals import graceful
-from ._socket import TailnetSocket
+from ._engine.signals import graceful
+from ._engine.versions import versions
+from ._sockets.connection import TailnetSocket
+from ._sockets.listener import TailnetListener
 from ._tailnet import Tailnet, TailnetHandle, Watch
 from ._tailnet_async import AsyncTailnet, AsyncTailnetHandle, AsyncWatch
 from ._version import __version__
-from ._versions import versions
 from .config import TailnetConfig
 from .errors import (
     TailnetApprovalRequired,
@@ -88,4 +86,4 @@ __all__ = [
 ]
 
 # Without a handler of the program's, warnings would be printed: a library does not print.
-logging.getLogger("tailnet").addHandler(logging.NullHandler())
+_logging.getLogger("tailnet").addHandler(_logging.NullHandler())

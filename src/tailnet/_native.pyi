@@ -1,6 +1,6 @@
 """What cffi makes of go/tailnet.h, for type checkers; tests/test_contract.py compares the two.
 
-The names and the rules of every function are in the header. Only _lib.py imports this module.
+The names and the rules of every function are in the header. Only _engine/lib.py imports this.
 """
 
 from typing import Any, Literal, overload

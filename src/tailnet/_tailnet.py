@@ -2,9 +2,8 @@
 
 Rules of this file:
 
-- Nothing here knows how anything is done: each method runs one generator of _node.py, _asking.py,
-  _listener.py or _dialing.py. The asynchronous twin, _tailnet_async.py, differs in the waiting
-  alone.
+- Nothing here knows how anything is done: each method runs one generator of tailnet/_node. The
+  asynchronous twin, _tailnet_async.py, differs in the waiting alone.
 - What both faces share without waiting is in the two base classes.
 """
 
@@ -15,16 +14,19 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
-from . import _asking, _dialing, _listener, _ops
-from ._asking import PING_TIMEOUT, PingKind
-from ._dialing import SocketOptions
-from ._listener import TailnetListener
-from ._node import CLOSE_TIMEOUT, LocalNode, OnLogin
-from ._socket import Address, TailnetSocket
-from ._wait import wait
+from ._engine import ops
+from ._engine.wait import wait
+from ._node import asking, dialing, listening
+from ._node.asking import PING_TIMEOUT, PingKind
+from ._node.dialing import SocketOptions
+from ._node.node import CLOSE_TIMEOUT, LocalNode, OnLogin
+from ._sockets.connection import Address, TailnetSocket
+from ._sockets.listener import TailnetListener
 from .config import TailnetConfig
 from .errors import TailnetClosed
-from .models import Event, IPAddress, Ping, Status, WhoIs, parse_event
+from .models import Event, Ping, Status, WhoIs
+from .models._base import IPAddress
+from .models._events import parse_event
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -153,7 +155,7 @@ class HandleBase:
         Raises:
             TailnetConfigError: `target` is no IP address and has none.
         """
-        return _asking.is_own(self._node, target)
+        return asking.is_own(self._node, target)
 
     @property
     def config(self) -> TailnetConfig:
@@ -253,7 +255,7 @@ class TailnetHandle(HandleBase):
         connection: a wrapped listener shows no peer, and its port is given back by closing the
         TailnetListener.
         """
-        return wait(_listener.listen(self._node, address, backlog, timeout))
+        return wait(listening.listen(self._node, address, backlog, timeout))
 
     def dial(self, address: str | Address, *, timeout: float | None = None) -> TailnetSocket:
         """Connect to a peer and return a real connected, blocking socket.
@@ -278,7 +280,7 @@ class TailnetHandle(HandleBase):
 
         After a failure or an interrupt nothing is left of it.
         """
-        return wait(_dialing.dial(self._node, address, timeout, None))
+        return wait(dialing.dial(self._node, address, timeout, None))
 
     def create_connection(
         self,
@@ -300,7 +302,7 @@ class TailnetHandle(HandleBase):
         """
         if timeout is DEFAULT_TIMEOUT:
             timeout = socket.getdefaulttimeout()
-        return wait(_dialing.dial(self._node, address, timeout, timeout, socket_options))
+        return wait(dialing.dial(self._node, address, timeout, timeout, socket_options))
 
     def whois(self, target: WhoIsTarget, *, timeout: float | None = None) -> WhoIs:
         """Say who is behind an address of the tailnet.
@@ -320,7 +322,7 @@ class TailnetHandle(HandleBase):
             TailnetNotRunning: the tailscaled behind it is gone, or does not answer.
             TailnetClosed: the node was closed.
         """
-        return wait(_asking.whois(self._node, target, timeout))
+        return wait(asking.whois(self._node, target, timeout))
 
     def status(self, *, timeout: float | None = None) -> Status:
         """Return the state of the node and of the peers it sees.
@@ -330,7 +332,7 @@ class TailnetHandle(HandleBase):
             TailnetNotRunning: the tailscaled behind it is gone, or does not answer.
             TailnetClosed: the node was closed.
         """
-        return wait(_asking.status(self._node, timeout))
+        return wait(asking.status(self._node, timeout))
 
     def ping(
         self,
@@ -357,7 +359,7 @@ class TailnetHandle(HandleBase):
             TailnetNotRunning: the tailscaled behind it is gone, or does not answer.
             TailnetClosed: the node was closed.
         """
-        return wait(_asking.ping(self._node, target, kind, size, timeout))
+        return wait(asking.ping(self._node, target, kind, size, timeout))
 
     def watch(self) -> Watch:
         """Return what changes, as an iterator of events that starts with how things are.
@@ -399,7 +401,7 @@ class Watch(Iterator[Event]):
     """
 
     def __init__(self, node: LocalNode) -> None:
-        self._lines = _asking.watch(node)
+        self._lines = asking.watch(node)
 
     def next(self, timeout: float | None = None) -> Event:
         """Return the next event.
@@ -409,7 +411,7 @@ class Watch(Iterator[Event]):
             StopIteration: the node was closed, or close() called. (In a generator, catch it:
                 Python makes it a RuntimeError there.)
         """
-        line = wait(self._lines.next(_ops.deadline_of(timeout), WATCHING))
+        line = wait(self._lines.next(ops.deadline_of(timeout), WATCHING))
         if line is None:
             raise StopIteration
         return parse_event(line)

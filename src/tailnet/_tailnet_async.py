@@ -11,12 +11,14 @@ import socket
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from . import _asking, _dialing, _listener, _ops
-from ._asking import PING_TIMEOUT, PingKind
-from ._dialing import SocketOptions
-from ._listener import TailnetListener
-from ._node import CLOSE_TIMEOUT, LocalNode, OnLogin
-from ._socket import Address, TailnetSocket
+from ._engine import ops
+from ._engine.wait import wait_async
+from ._node import asking, dialing, listening
+from ._node.asking import PING_TIMEOUT, PingKind
+from ._node.dialing import SocketOptions
+from ._node.node import CLOSE_TIMEOUT, LocalNode, OnLogin
+from ._sockets.connection import Address, TailnetSocket
+from ._sockets.listener import TailnetListener
 from ._tailnet import (
     DEFAULT_TIMEOUT,
     WATCHING,
@@ -25,9 +27,9 @@ from ._tailnet import (
     WhoIsTarget,
     for_async_with,
 )
-from ._wait import wait_async
 from .errors import TailnetClosed
-from .models import Event, Ping, Status, WhoIs, parse_event
+from .models import Event, Ping, Status, WhoIs
+from .models._events import parse_event
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -72,7 +74,7 @@ class AsyncTailnetHandle(HandleBase):
         The listener is non-blocking: give it to `asyncio.start_server(sock=...)`, or accept with
         `loop.sock_accept`.
         """
-        listener = await wait_async(_listener.listen(self._node, address, backlog, timeout))
+        listener = await wait_async(listening.listen(self._node, address, backlog, timeout))
         listener.setblocking(False)
         return listener
 
@@ -81,7 +83,7 @@ class AsyncTailnetHandle(HandleBase):
 
         The socket is non-blocking: give it to `asyncio.open_connection(sock=...)`.
         """
-        return await wait_async(_dialing.dial(self._node, address, timeout, 0.0))
+        return await wait_async(dialing.dial(self._node, address, timeout, 0.0))
 
     async def create_connection(
         self,
@@ -95,15 +97,15 @@ class AsyncTailnetHandle(HandleBase):
         """Connect, with the arguments of `socket.create_connection`; the socket is non-blocking."""
         if timeout is DEFAULT_TIMEOUT:
             timeout = socket.getdefaulttimeout()
-        return await wait_async(_dialing.dial(self._node, address, timeout, 0.0, socket_options))
+        return await wait_async(dialing.dial(self._node, address, timeout, 0.0, socket_options))
 
     async def whois(self, target: WhoIsTarget, *, timeout: float | None = None) -> WhoIs:
         """Say who is behind an address; see TailnetHandle.whois."""
-        return await wait_async(_asking.whois(self._node, target, timeout))
+        return await wait_async(asking.whois(self._node, target, timeout))
 
     async def status(self, *, timeout: float | None = None) -> Status:
         """Return the state of the node and its peers; see TailnetHandle.status."""
-        return await wait_async(_asking.status(self._node, timeout))
+        return await wait_async(asking.status(self._node, timeout))
 
     async def ping(
         self,
@@ -114,7 +116,7 @@ class AsyncTailnetHandle(HandleBase):
         timeout: float | None = PING_TIMEOUT,
     ) -> Ping:
         """Ask a peer for an answer; see TailnetHandle.ping."""
-        return await wait_async(_asking.ping(self._node, target, kind, size, timeout))
+        return await wait_async(asking.ping(self._node, target, kind, size, timeout))
 
     def watch(self) -> AsyncWatch:
         """Return what changes, as an asynchronous iterator; see TailnetHandle.watch."""
@@ -139,7 +141,7 @@ class AsyncWatch(AsyncIterator[Event]):
     """The events of a node; see Watch."""
 
     def __init__(self, node: LocalNode) -> None:
-        self._lines = _asking.watch(node)
+        self._lines = asking.watch(node)
 
     async def next(self, timeout: float | None = None) -> Event:
         """Return the next event.
@@ -148,7 +150,7 @@ class AsyncWatch(AsyncIterator[Event]):
             TailnetTimeout: `timeout` (seconds) passed. Nothing is lost; ask again.
             StopAsyncIteration: the node was closed, or close() called.
         """
-        line = await wait_async(self._lines.next(_ops.deadline_of(timeout), WATCHING))
+        line = await wait_async(self._lines.next(ops.deadline_of(timeout), WATCHING))
         if line is None:
             raise StopAsyncIteration
         return parse_event(line)

@@ -2,8 +2,8 @@
 
 A control server, a peer, a file and a caller may put anything into their words: escape sequences
 that a terminal obeys, line ends that forge a log line, marks that turn text around, a megabyte.
-Every message of an error (errors.py), every log line of the library (_logs.py) and every name that
-control assigns (_node.py) passes through here.
+Every message of an error, every log line of the library (_engine/logs.py) and every name that
+control assigns (_node/node.py) passes through here.
 """
 
 from __future__ import annotations

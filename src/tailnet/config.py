@@ -3,7 +3,7 @@
 Rules of this file:
 
 - Every way in (`TailnetConfig(...)`, `from_file`, `from_env`, `model_validate`) ends in a valid
-  configuration or in a TailnetConfigError that names the fields and the reasons (_settings.py).
+  configuration or in a TailnetConfigError that names the fields and the reasons.
 - A value that a message quotes is none that may hold a key.
 - One class, and long for that: each field with its check, its default and the place where its value
   comes from is read together, and stands once more in the signature that type checkers read.
@@ -46,9 +46,9 @@ from pydantic import (
     model_validator,
 )
 
-from ._files import CONFIG_LIMIT, read_text
-from ._keys import CLIENT_SECRET, FILE, check_key, read_key, with_parameters
-from ._settings import Settings, looks_like_key, way_in
+from ._configuration.files import CONFIG_LIMIT, read_text
+from ._configuration.keys import CLIENT_SECRET, FILE, check_key, read_key, with_parameters
+from ._configuration.settings import Settings, looks_like_key, way_in
 from .errors import TailnetConfigError
 from .retry import RetryPolicy
 

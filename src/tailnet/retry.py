@@ -7,7 +7,7 @@ import random
 
 from pydantic import Field
 
-from ._settings import Settings
+from ._configuration.settings import Settings
 
 __all__ = ["RetryPolicy"]
 

@@ -200,11 +200,11 @@ func (a *Acceptor) connect(id uint64, peer netip.AddrPort, ends Ends) (int, erro
 	return fd, nil
 }
 
-// mostKnocks is how many may wait in accept(2) to be told; _listener.py has the same.
+// mostKnocks is how many may wait in accept(2) to be told; _sockets/listener.py has the same.
 const mostKnocks = 256
 
 // End tells everybody who waits in accept(2) that no connection will come any more, by
-// connections whose name says so (src/tailnet/_listener.py).
+// connections whose name says so (src/tailnet/_sockets/listener.py).
 func (a *Acceptor) End() {
 	for range mostKnocks {
 		fd, err := socket()

@@ -92,7 +92,7 @@ func (p *pipe) close() {
 }
 
 // splice moves what there is, without a wait. On a broken connection it raises SIGPIPE, which
-// Go's threads block (_lib.py).
+// Go's threads block (_engine/lib.py).
 func splice(from, to, most int) (int, error) {
 	return retry(func() (int, error) {
 		n, err := unix.Splice(from, nil, to, nil, most, unix.SPLICE_F_NONBLOCK)

@@ -157,7 +157,7 @@ func (s *Session) unanswered(what string, err error) error {
 	return fault.For(fault.Internal, err, "%s", what)
 }
 
-// Whois answers with Tailscale's own document. Python keeps it (_node.py).
+// Whois answers with Tailscale's own document. Python keeps it (_node/node.py).
 func (s *Session) Whois(ctx context.Context, ip netip.Addr) (json.RawMessage, error) {
 	if err := s.WasRemoved(); err != nil {
 		return nil, err

@@ -12,7 +12,7 @@ import (
 const longestScratch = 80
 
 // MakeScratch makes a temporary directory that is known to be in use as long as it is
-// locked (src/tailnet/_scratch.py).
+// locked (src/tailnet/_engine/scratch.py).
 func MakeScratch(node string) (dir string, lock Lock, err error) {
 	where := os.TempDir()
 	if len(where)+len("/tailnet-scratch-0123456789") > longestScratch {

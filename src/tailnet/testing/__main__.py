@@ -11,19 +11,19 @@ import json
 import sys
 from typing import Any
 
-from .. import _lib, _ops
-from .._wait import wait
+from .._engine import lib, ops
+from .._engine.wait import wait
 from ..errors import TailnetError
 
 
 def main() -> None:
     """Serve until stdin ends."""
-    handle, starting = _lib.testcontrol_start(json.loads(sys.argv[1]))
-    say({"ok": wait(_ops.reply(starting, None, "the control server"))})
+    handle, starting = lib.testcontrol_start(json.loads(sys.argv[1]))
+    say({"ok": wait(ops.reply(starting, None, "the control server"))})
     for line in sys.stdin:
         try:
-            doing = _lib.testcontrol_do(handle, json.loads(line))
-            say({"ok": wait(_ops.reply(doing, None, "the control server"))})
+            doing = lib.testcontrol_do(handle, json.loads(line))
+            say({"ok": wait(ops.reply(doing, None, "the control server"))})
         except TailnetError as e:
             say({"error": str(e)})
 

@@ -26,7 +26,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from ..models import IPAddress
+from ..models._base import IPAddress
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -26,15 +26,15 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from .. import _lib, _logs, _node
-from .._fd import Fd
-from .._node import LocalNode
-from .._socket import TcpLike, parse_peer_name
-from .._wait import wait
+from .._engine import held, logs
+from .._engine.fd import Fd
+from .._engine.wait import wait
+from .._node.node import LocalNode
+from .._sockets.connection import TcpLike, parse_peer_name
 
 Mode = Literal["tailnet", "fds", "off"]
 
@@ -50,7 +50,7 @@ class Held:
     """What this process holds now."""
 
     def __init__(self) -> None:
-        self.nodes = weakref.WeakSet(_node._live)
+        self.nodes = weakref.WeakSet(held.all_of(LocalNode))
         self.fds = _descriptors()
 
 
@@ -63,7 +63,8 @@ class LeakCheck:
         self._mode: Mode = mode
         self._forgotten: list[str] = []
         self._before = Held()
-        self._put_back = [_note(LocalNode, self._forget_node), _note(TcpLike, self._forget_socket)]
+        self._hearing = contextlib.ExitStack()
+        self._hearing.enter_context(held.hearing(self._hear))
 
     @contextlib.contextmanager
     def forgiving(self) -> Generator[None]:
@@ -101,12 +102,12 @@ class LeakCheck:
 
     def close(self) -> None:
         """Look no more. Idempotent."""
-        while self._put_back:
-            self._put_back.pop()()
+        self._hearing.close()
 
     def _close_nodes(self) -> list[str]:
         """Close the nodes that are left, and say which had joined; what failed to join may stay."""
-        nodes = [node for node in list(_node._live) if node not in self._before.nodes]
+        nodes = [each for each in held.all_of(LocalNode) if each not in self._before.nodes]
+        nodes = [node for node in nodes if node.is_open]
         left = [f"node {node.name!r} ({node!r})" for node in nodes if node.joined]
         for node in nodes:
             wait(node.close(0.0))
@@ -120,14 +121,18 @@ class LeakCheck:
             if self._before.fds.get(fd) != identity and (what := _describe(fd, self._mode))
         }
 
-    def _forget_node(self, node: Any) -> None:
-        if node._handle and node.joined and _lib.usable() and node not in self._before.nodes:
-            self._forgotten.append(f"node {node.name!r} ({node!r}; nobody holds it any more)")
+    def _hear(self, thing: Any) -> None:
+        """Take in what is dropped while it is open."""
+        if isinstance(thing, LocalNode):
+            if thing.joined and thing not in self._before.nodes:
+                self._forget(f"node {thing.name!r}", thing)
+        elif isinstance(thing, TcpLike):
+            fd = thing.fileno()
+            if self._before.fds.get(fd) != _identity(fd):
+                self._forget(f"fd {fd} -> {_target(fd)}", thing)
 
-    def _forget_socket(self, sock: Any) -> None:
-        fd = sock.fileno()
-        if fd >= 0 and self._before.fds.get(fd) != _identity(fd):
-            self._forgotten.append(f"fd {fd} -> {_target(fd)} ({sock!r}; nobody holds it any more)")
+    def _forget(self, what: str, thing: object) -> None:
+        self._forgotten.append(f"{what} ({thing!r}; nobody holds it any more)")
 
 
 @functools.cache
@@ -137,27 +142,6 @@ def _warm_up() -> None:
 
     with Testnet() as net, net.tailnet("first"):
         pass
-
-
-def _note(kind: type, noting: Callable[[Any], None]) -> Callable[[], None]:
-    """Have `noting` called when an object of a class is dropped; return what undoes that."""
-    own = vars(kind).get("__del__")
-    inherited: Callable[[Any], None] = getattr(kind, "__del__", lambda _: None)
-
-    def dropped(self: Any) -> None:
-        with contextlib.suppress(AttributeError):  # its __init__ failed
-            noting(self)
-        inherited(self)
-
-    type.__setattr__(kind, "__del__", dropped)
-
-    def undo() -> None:
-        if own is None:
-            type.__delattr__(kind, "__del__")
-        else:
-            type.__setattr__(kind, "__del__", own)
-
-    return undo
 
 
 def _descriptors() -> dict[int, _Identity]:
@@ -180,7 +164,7 @@ def _describe(fd: int, mode: Mode) -> str:
     if of_tailnet is False and mode != "fds":
         return ""
     owner = _owner(fd)
-    if _logs.reader._lines is not None and owner is _logs.reader._lines._fd:
+    if logs.reader.reads(owner):
         return ""  # the library's own, as long as any node is there
     if isinstance(owner, Fd):  # the streams of the library have no name to know them by
         return f"{_target(fd)} (a watch, or an operation that goes on)"
@@ -217,13 +201,13 @@ def _is_of_tailnet(fd: int) -> bool | None:
                     return None
     except OSError:
         return False
-    # As _listener.py makes them. The library's own ends are named otherwise.
+    # As _sockets/listener.py makes them. The library's own ends are named otherwise.
     return isinstance(own, str) and own.endswith("/listener") and "/tailnet-" in own
 
 
 def _owner(fd: int) -> object:
     """Return the object that has a descriptor, or None."""
-    for each in gc.get_objects():
+    for each in [*held.all_of(TcpLike), *held.all_of(Fd), *gc.get_objects()]:
         # Not isinstance: it would ask a lazy proxy of somebody's for its class, and wake it.
         if issubclass(type(each), (socket.socket, Fd)):
             with contextlib.suppress(Exception):  # its __init__ failed

@@ -24,19 +24,21 @@ from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .. import _asking, _listener, _ops
-from .._node import LocalNode
+from .._engine import ops
+from .._engine.wait import Steps, wait, wait_async
+from .._node import asking, listening
+from .._node.node import LocalNode
 from .._tailnet import TailnetHandle
 from .._tailnet_async import AsyncTailnetHandle
-from .._wait import Steps, wait, wait_async
 from ..errors import TailnetClosed, TailnetError, TailnetRefused
-from ..models import PeersChanged, parse_event
+from ..models import PeersChanged
+from ..models._events import parse_event
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .._listener import TailnetListener
-    from .._socket import Address, TailnetSocket
+    from .._sockets.connection import Address, TailnetSocket
+    from .._sockets.listener import TailnetListener
     from ._testnet import Testnet
 
 __all__ = ["AsyncService", "AsyncTailnetPair", "Nodes", "Service", "TailnetPair"]
@@ -98,14 +100,14 @@ class Nodes:
         leaving = [node.start_closing(DRAIN_TIMEOUT) for node in nodes]
         for node, fd in zip(nodes, leaving, strict=True):
             if fd is not None:
-                yield from _ops.reply(fd, None, f"node {node.name!r} to leave")
+                yield from ops.reply(fd, None, f"node {node.name!r} to leave")
 
 
 def _know(node: LocalNode, others: list[LocalNode]) -> Steps[None]:
     """Wait until a node has heard of others."""
-    deadline = _ops.deadline_of(MEET_TIMEOUT)
+    deadline = ops.deadline_of(MEET_TIMEOUT)
     unknown = {other.ips[0]: other.name for other in others if other is not node}
-    lines = _asking.watch(node)
+    lines = asking.watch(node)
     try:
         while unknown:
             what = f"node {node.name!r} to hear of {', '.join(unknown.values())}"
@@ -168,7 +170,7 @@ class _Running:
     def _begin(self) -> Steps[LocalNode]:
         """Join, listen, and return the node to call from."""
         self._local = yield from self._nodes.join(self._hostname)
-        self._listener = yield from _listener.listen(self._local, self._listen_on, 128, None)
+        self._listener = yield from listening.listen(self._local, self._listen_on, 128, None)
         self._address = self._listener.getsockname()
         return (yield from self._nodes.caller())
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
-from ._files import KEY_LIMIT, read_text
-from ._settings import looks_like_key
-from .errors import TailnetConfigError
+from ..errors import TailnetConfigError
+from .files import KEY_LIMIT, read_text
+from .settings import looks_like_key
 
 # What begins an OAuth client secret, wherever a key is taken.
 CLIENT_SECRET = "tskey-client-"  # noqa: S105 - no secret yet

@@ -2,25 +2,29 @@
 
 Rules of this file:
 
-- A function here is a generator of the protocol in _wait.py; both faces run it, and add nothing but
-  the waiting. It asks with `_lib.ask`, by a name of the table in go/operations.go.
+- A function here is a generator of the protocol in _engine/wait.py; both faces run it, and add
+  nothing but the waiting. It asks with `lib.ask`, by a name of the table in go/operations.go.
 - It checks what it is given before it asks, and turns the answer into a model.
 
-How an answer arrives is in _ops.py; which node is asked, in _node.py.
+How an answer arrives is in _engine/ops.py; which node is asked, in node.py.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from . import _lib, _ops
-from ._address import target_text
-from .errors import TailnetConfigError
-from .models import Ping, Status, WhoIs, ip_of, parse_ping, parse_status, parse_whois
+from .._engine import lib, ops
+from ..errors import TailnetConfigError
+from ..models import Ping, Status, WhoIs
+from ..models._base import ip_of
+from ..models._people import parse_whois
+from ..models._ping import parse_ping
+from ..models._status import parse_status
+from .address import target_text
 
 if TYPE_CHECKING:
-    from ._node import LocalNode
-    from ._wait import Steps
+    from .._engine.wait import Steps
+    from .node import LocalNode
 
 PingKind = Literal["disco", "tsmp", "icmp", "peerapi"]
 
@@ -34,14 +38,14 @@ _MOST_PEOPLE = 4096
 
 def whois(node: LocalNode, target: Any, timeout: float | None) -> Steps[WhoIs]:
     """Say who has an address."""
-    handle, deadline = node.handle(), _ops.deadline_of(timeout)
-    text, generation = target_text(target), _lib.generation()
+    handle, deadline = node.handle(), ops.deadline_of(timeout)
+    text, generation = target_text(target), lib.generation()
     kept = node.people.get(text)
     if kept is not None and kept[0] == generation:
         return kept[1]
     with node.or_closed():
-        asked = _lib.ask(handle, "whois", {"address": text})
-        who = parse_whois((yield from _ops.reply(asked, deadline, "who has that address")))
+        asked = lib.ask(handle, "whois", {"address": text})
+        who = parse_whois((yield from ops.reply(asked, deadline, "who has that address")))
     if len(node.people) >= _MOST_PEOPLE:
         node.people.clear()
     node.people[text] = generation, who  # of before the question: good until that changes
@@ -55,28 +59,28 @@ def is_own(node: LocalNode, target: Any) -> bool:
 
 def status(node: LocalNode, timeout: float | None) -> Steps[Status]:
     """Say how the node and its peers are."""
-    handle, deadline = node.handle(), _ops.deadline_of(timeout)
+    handle, deadline = node.handle(), ops.deadline_of(timeout)
     with node.or_closed():
-        asked = _lib.ask(handle, "status", {})
-        return parse_status((yield from _ops.reply(asked, deadline, "the status")))
+        asked = lib.ask(handle, "status", {})
+        return parse_status((yield from ops.reply(asked, deadline, "the status")))
 
 
-def watch(node: LocalNode) -> _ops.Lines:
+def watch(node: LocalNode) -> ops.Lines:
     """Open the stream of events."""
     handle = node.handle()
     with node.or_closed():
-        return _ops.Lines(_lib.ask(handle, "watch", {}))
+        return ops.Lines(lib.ask(handle, "watch", {}))
 
 
 def ping(
     node: LocalNode, target: Any, kind: PingKind, size: int, timeout: float | None
 ) -> Steps[Ping]:
     """Ask a peer for an answer."""
-    handle, deadline = node.handle(), _ops.deadline_of(timeout)
+    handle, deadline = node.handle(), ops.deadline_of(timeout)
     text = target_text(target)
     number: object = size  # from callers who may not check types
     if type(number) is not int:
         raise TailnetConfigError(f"ping: size: want a number of bytes, and not {size!r}")
     with node.or_closed():
-        asked = _lib.ask(handle, "ping", {"target": text, "kind": str(kind), "size": size})
-        return parse_ping((yield from _ops.reply(asked, deadline, f"{text} to answer a ping")))
+        asked = lib.ask(handle, "ping", {"target": text, "kind": str(kind), "size": size})
+        return parse_ping((yield from ops.reply(asked, deadline, f"{text} to answer a ping")))

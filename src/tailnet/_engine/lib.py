@@ -10,7 +10,7 @@ Rules of this file:
   answer will arrive, or an exception from the table in errors.py.
 - What each function does is said in go/tailnet.h, once. None of them waits.
 
-Reading a reply is in _ops.py.
+Reading a reply is in ops.py.
 """
 
 from __future__ import annotations
@@ -25,10 +25,8 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from . import _limits
-from ._fd import Fd
-from ._version import __version__
-from .errors import (
+from .._version import __version__
+from ..errors import (
     Code,
     TailnetClosed,
     TailnetConfigError,
@@ -37,6 +35,8 @@ from .errors import (
     TailnetUnsupported,
     error_from_document,
 )
+from . import limits
+from .fd import Fd
 
 Document = Any  # what a JSON document decodes to
 
@@ -94,7 +94,7 @@ class _Library:
             )
         with self._lock:
             if self.native is None:
-                _limits.check()
+                limits.check()
                 self._owner = os.getpid()  # from the import on there is no way back
                 # What _native's C code imports, for PyInstaller, which reads Python only.
                 import _cffi_backend  # noqa: F401 # pyright: ignore[reportUnusedImport]
@@ -103,7 +103,7 @@ class _Library:
                 # sets the default action, a habit of command lines.
                 mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
                 try:
-                    from . import _native
+                    from .. import _native
                 finally:
                     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
                 self._check_version(_native)

@@ -13,8 +13,8 @@ from __future__ import annotations
 import logging
 import threading
 
-from . import _lib, _ops, _wait
-from ._text import printable
+from .._text import printable
+from . import lib, ops, wait
 
 log = logging.getLogger("tailnet")
 
@@ -32,14 +32,14 @@ class _Reader:
         # release, in the middle of a retain.
         self._lock = threading.RLock()
         self._nodes = 0
-        self._lines: _ops.Lines | None = None
+        self._lines: ops.Lines | None = None
 
     def retain(self) -> None:
         """Read while there is a node: called once for each."""
         with self._lock:
             self._nodes += 1
             if self._lines is None:
-                self._lines = _ops.Lines(_lib.logs())
+                self._lines = ops.Lines(lib.logs())
                 threading.Thread(
                     target=_pass_on, args=[self._lines], name="tailnet-log", daemon=True
                 ).start()
@@ -52,9 +52,13 @@ class _Reader:
                 self._lines.close()
                 self._lines = None
 
+    def reads(self, thing: object) -> bool:
+        """Report whether it is what the log lines come on."""
+        return self._lines is not None and self._lines.comes_on(thing)
 
-def _pass_on(lines: _ops.Lines) -> None:
-    while (line := _wait.wait(lines.next(None, "a log line"))) is not None:
+
+def _pass_on(lines: ops.Lines) -> None:
+    while (line := wait.wait(lines.next(None, "a log line"))) is not None:
         if "lost" in line:
             log.warning("%d log lines were dropped: the handlers are too slow", line["lost"])
         else:

@@ -1,9 +1,10 @@
 """A dial: how a connection to a peer is made.
 
 The library joins the socket that Python has from the start to the connection it makes, and says so
-on its first line (_ops.answer); the connection's bytes follow.
+on its first line (ops.answer); the connection's bytes follow.
 
-What comes of it is in _socket.py; how a connection is accepted, in _listener.py.
+What comes of it is in _sockets/connection.py; how a connection is accepted, in
+_sockets/listener.py.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from . import _lib, _ops
-from ._address import address_text
-from ._fd import Fd
-from ._socket import Address, TailnetSocket, parse_address
-from .errors import TailnetTimeout
+from .._engine import lib, ops
+from .._engine.fd import Fd
+from .._sockets.connection import Address, TailnetSocket, parse_address
+from ..errors import TailnetTimeout
+from .address import address_text
 
 if TYPE_CHECKING:
-    from ._node import LocalNode
-    from ._wait import Steps
+    from .._engine.wait import Steps
+    from .node import LocalNode
 
 SocketOptions = Iterable[tuple[int, int, int | bytes]]
 
@@ -35,12 +36,12 @@ def dial(
 ) -> Steps[TailnetSocket]:
     """Connect; `leave_timeout` is the new socket's own, and `options` are set on it."""
     text = address_text(address)
-    handle, deadline = node.handle(), _ops.deadline_of(timeout)
+    handle, deadline = node.handle(), ops.deadline_of(timeout)
     dialing = Fd(TailnetSocket, own=_NOWHERE, peer=_NOWHERE, keeps=node)
     try:
         with node.or_closed():
-            _lib.dial(handle, text, dialing)
-            answer = yield from _ops.answer(dialing, deadline, f"a connection to {text}")
+            lib.dial(handle, text, dialing)
+            answer = yield from ops.answer(dialing, deadline, f"a connection to {text}")
         connection: TailnetSocket = dialing.made
         connection._begin(
             own=parse_address(answer["local"]),

@@ -11,7 +11,7 @@ Rules of this file:
 - A unix socket shows an aborted connection as a plain end. The library remembers how each
   connection ended, and it is asked before an end is believed.
 
-How a connection gets here: _listener.py (accepted) and _dialing.py (dialed).
+How a connection gets here: listener.py (accepted) and _node/dialing.py (dialed).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import weakref
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 
-from . import _lib
-from .errors import TailnetUnsupported
+from .._engine import held, lib
+from ..errors import TailnetUnsupported
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -124,7 +124,13 @@ class TcpLike(socket.socket):
         self._inet = inet
         self._options: dict[tuple[int, int], int] = {}
         self._acting: dict[int, int] = {}  # by the option's number
+        held.add(self)
         self._usual = usual  # what those are that were not set; None where they have no effect
+
+    def __del__(self) -> None:
+        if self.fileno() >= 0:
+            held.dropped(self)
+        super().__del__()  # type: ignore[misc] # typeshed lacks it
 
     @property
     def family(self) -> socket.AddressFamily:
@@ -193,7 +199,7 @@ class TcpLike(socket.socket):
         return None if self._usual is None else _ACTING.get((level, optname))
 
     def _act(self, option: int, value: int) -> None:
-        if not _lib.set_option(self._number(), option, value):
+        if not lib.set_option(self._number(), option, value):
             raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
         self._acting[option] = value
 
@@ -412,7 +418,7 @@ class TailnetSocket(TcpLike):
 
     def _check_end(self) -> None:
         """Raise ConnectionResetError where the end was none that the peer meant."""
-        if _lib.connection_was_reset(self._connection):
+        if lib.connection_was_reset(self._connection):
             host, port = self._peer
             raise ConnectionResetError(
                 errno.ECONNRESET, f"connection with {host} port {port} on the tailnet was reset"

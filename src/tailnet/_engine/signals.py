@@ -8,7 +8,7 @@ Rules of this file:
   its former handlers back.
 - A forked child has its parent's handlers until it installs its own. There the former ones act.
 
-How a node leaves: _node.py.
+How a node leaves: _node/node.py.
 """
 
 from __future__ import annotations

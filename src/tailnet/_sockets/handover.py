@@ -21,8 +21,8 @@ from collections.abc import Callable
 from multiprocessing import reduction
 from typing import Any
 
-from ._listener import Listening, TailnetListener
-from ._socket import TailnetSocket, give_timeout
+from .connection import TailnetSocket, give_timeout
+from .listener import Listening, TailnetListener
 
 # Kept across a fork, and drawn anew in any other process.
 _LIBRARY = secrets.token_hex(8)

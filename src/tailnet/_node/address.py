@@ -11,9 +11,9 @@ import os
 import socket
 from typing import Any, cast
 
-from ._socket import TailnetSocket, parse_peer_name
-from ._text import quoted
-from .errors import TailnetConfigError
+from .._sockets.connection import TailnetSocket, parse_peer_name
+from .._text import quoted
+from ..errors import TailnetConfigError
 
 
 def address_text(address: Any) -> str:

@@ -2,7 +2,7 @@
 
 Rules of this file:
 
-- A function here is a generator of the protocol in _wait.py, and does not know who runs it.
+- A function here is a generator of the protocol in wait.py, and does not know who runs it.
 - A reply's descriptor is closed when its generator ends, however it ends.
 - A deadline that passes says what was waited for.
 """
@@ -15,16 +15,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ._fd import Fd
-from ._text import quoted
-from ._wait import Steps, Wait
-from .errors import (
+from .._text import quoted
+from ..errors import (
     TailnetClosed,
     TailnetConfigError,
     TailnetInternalError,
     TailnetTimeout,
     error_from_document,
 )
+from .fd import Fd
+from .wait import Steps, Wait
 
 
 def deadline_of(timeout: float | None) -> float | None:
@@ -100,6 +100,10 @@ class Lines:
         self._ended = False
         self._waiting = False
         self._closed = False
+
+    def comes_on(self, thing: object) -> bool:
+        """Report whether it is the descriptor of this stream."""
+        return thing is self._fd
 
     def next(self, deadline: float | None, what: str) -> Steps[Any]:
         """Return the next object, or None at the end of the stream.

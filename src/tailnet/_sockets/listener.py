@@ -11,7 +11,8 @@ Rules of this file:
   node speaks for the tailnet (`SO_PEERCRED`). Readers of the descriptor in C do not check; the
   directory's mode keeps other users out.
 
-What accept() returns is in _socket.py; the node that a listener belongs to, in _node.py.
+What accept() returns is in connection.py; a listener begins in _node/listening.py, and another
+process gets it by handover.py.
 """
 
 from __future__ import annotations
@@ -26,18 +27,13 @@ import socket
 import struct
 import sys
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
-from . import _lib, _ops
-from ._address import address_text
-from ._scratch import Scratch
-from ._socket import Address, TailnetSocket, TcpLike, give_timeout, parse_peer_name
-from .errors import TailnetClosed, TailnetConfigError, TailnetResourceError
-
-if TYPE_CHECKING:
-    from ._node import LocalNode
-    from ._wait import Steps
+from .._engine import lib
+from .._engine.scratch import Scratch
+from ..errors import TailnetClosed
+from .connection import Address, TailnetSocket, TcpLike, give_timeout, parse_peer_name
 
 __all__ = ["TailnetListener"]
 
@@ -45,60 +41,9 @@ log = logging.getLogger("tailnet")
 
 _ANY = frozenset({"", "0.0.0.0", "::"})
 
-# What this machine can run out of, and what helps: as in go/internal/fault.
-_LACKS = {
-    errno.EMFILE: "close some files or sockets, or raise the limit (ulimit -n)",
-    errno.ENFILE: "raise this machine's limit (fs.file-max)",
-    errno.ENOSPC: "make room in the temporary directory",
-    errno.EDQUOT: "make room in the temporary directory",
-    errno.ENOMEM: "free some memory",
-}
-
 _MOST_KNOCKS = 256  # more processes and threads than this do not accept on one listener
 
 _CLOSED = b"/0/closed"  # ends the name of the connection that says that the node was closed
-
-
-def listen(
-    node: LocalNode, address: str | Address, backlog: int, timeout: float | None
-) -> Steps[TailnetListener]:
-    """Make a listener. Where it fails or is given up, nothing is left of it."""
-    text, deadline = address_text(address), _ops.deadline_of(timeout)
-    number: object = backlog  # from callers who may not check types
-    if type(number) is not int or not 1 <= number < 1 << 31:
-        raise TailnetConfigError(f"backlog: want a number, at least 1, and not {backlog!r}")
-    handle = node.handle()  # before a socket is made
-    with _room(node, text):
-        listening = Listening(node, backlog)
-    try:
-        with node.or_closed():
-            answer = yield from _ops.reply(
-                _lib.listen(
-                    handle,
-                    {"address": text, "path": listening.path, "backlog": backlog},
-                    listening.keep,
-                ),
-                deadline,
-                f"node {node.name!r} to listen on {text}",
-            )
-            listening.begin(**answer)
-        with _room(node, text):
-            return TailnetListener(os.dup(listening.socket.fileno()), listening)
-    except BaseException:
-        listening.end()
-        raise
-
-
-@contextlib.contextmanager
-def _room(node: LocalNode, address: str) -> Generator[None]:
-    """Say what it is for that this machine has run out of something."""
-    try:
-        yield
-    except OSError as e:
-        if e.errno not in _LACKS:
-            raise
-        what = f"node {node.name!r} cannot listen on {address}: {e.strerror}"
-        raise TailnetResourceError(f"{what}; {_LACKS[e.errno]}", number=e.errno) from e
 
 
 class _Accept(Protocol):
@@ -107,12 +52,25 @@ class _Accept(Protocol):
     def _accept(self) -> tuple[int, object]: ...
 
 
+class Home(Protocol):
+    """What a listening needs to know of the node that it belongs to."""
+
+    closed: bool
+    listening: weakref.WeakSet[Listening]
+    pinned: set[TailnetListener]  # those whose descriptor has gone elsewhere, and that go on
+
+    @property
+    def name(self) -> str: ...
+
+    def own_ip(self, peer: str | None = None) -> str: ...
+
+
 class Listening:
     """The library's listener and the socket it feeds, for one listener and all its views."""
 
     local = True  # this process, or a parent of it, has the node
 
-    def __init__(self, node: LocalNode, backlog: int) -> None:
+    def __init__(self, node: Home, backlog: int) -> None:
         self.node = node
         self.ip = ""
         self.port = 0
@@ -120,7 +78,7 @@ class Listening:
         self._views: set[int] = set()
         self._owner = os.getpid()
         self.handle = 0
-        self.usual: list[int] | None = None  # options of its connections (_socket.py)
+        self.usual: list[int] | None = None  # options of its connections (connection.py)
         # Kept until the listening ends, whatever becomes of the views: a child, or a server in C,
         # may have a descriptor that no view knows of.
         with contextlib.ExitStack() as undo:
@@ -184,8 +142,8 @@ class Listening:
         if os.getpid() == self._owner and not self.ended:
             self.ended = True
             handle, self.handle = self.handle, 0
-            if handle and _lib.usable():
-                _lib.listener_close(handle)
+            if handle and lib.usable():
+                lib.listener_close(handle)
             self.node.listening.discard(self)
             self._wake()
             self._scratch.remove()

@@ -9,7 +9,7 @@ Rules of this file:
 - Only the process that made the call may cancel. A forked child merely closes its copy, or it
   would end an operation of its parent.
 
-What is read from it is in _ops.py; how to wait for it in _wait.py.
+What is read from it is in ops.py; how to wait for it in wait.py.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import functools
 import os
 import socket
 from typing import Any, Protocol
+
+from . import held
 
 _RECEIVE = socket.socket.recv  # the kernel's, even if gevent or eventlet patches it later
 
@@ -39,7 +41,7 @@ class _Answer(Protocol):
 class Fd:
     """Python's end of a reply or a stream."""
 
-    __slots__ = ("_how", "_kind", "_owner", "_socket")
+    __slots__ = ("__weakref__", "_how", "_kind", "_owner", "_socket")
 
     def __init__(self, kind: type[socket.socket] = _Plain, **how: Any) -> None:
         """Own nothing yet. A `kind(fileno, **how)` is made of the descriptor that comes."""
@@ -47,6 +49,7 @@ class Fd:
         self._kind: Any = kind
         self._how = how
         self._owner = os.getpid()
+        held.add(self)
 
     def adopt(self, answer: _Answer) -> None:
         """Take ownership of the descriptor in an answer, if there still is one.

@@ -14,7 +14,7 @@ same generator serves both faces. The protocol:
 - A runner exhausts or closes the generator in every case.
 
 A runner for trio would be a third function here, on `trio.lowlevel.wait_readable`. The
-generators are in _ops.py, _node.py, _asking.py, _listener.py and _dialing.py.
+generators are in ops.py, _node/node.py, _node/asking.py, _sockets/listener.py and _node/dialing.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 # The kernel's, even if gevent or eventlet patches it later. eventlet takes it away, and then no
-# node joins (_lib.py).
+# node joins (lib.py).
 _POLL: Any = getattr(select, "poll", None)
 
 

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import TailnetResourceError
+from ..errors import TailnetResourceError
 
 _MIB = 1 << 20
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 
-from . import _lib
-from .models import Versions
+from ..models import Versions
+from . import lib
 
 
 def versions() -> Versions:
@@ -19,7 +19,7 @@ def versions() -> Versions:
         TailnetForked: the library was loaded before this process was forked.
         ImportError: the library is missing, or of another version than the package.
     """
-    return Versions(**_lib.versions(), wheel=_listed())
+    return Versions(**lib.versions(), wheel=_listed())
 
 
 def _listed() -> dict[str, str] | None:

@@ -2,16 +2,16 @@
 
 Rules of this file:
 
-- Slow operations are generators of the protocol in _wait.py; _tailnet.py and _tailnet_async.py
-  run them, and add nothing but the waiting.
+- Slow operations are generators of the protocol in _engine/wait.py; the two faces run them, and add
+  nothing but the waiting.
 - `LocalNode` owns the library's handle. It is created by the first up(), because only then are
   variables and files behind the configuration read, and given back by close().
 - In a forked child everything raises TailnetForked, and nothing is torn down.
 - A node that nobody holds any more is closed, with a ResourceWarning; at interpreter exit every
   node is closed, so that what was written arrives and peers see their connections end.
 
-Questions to a node are in _asking.py; listening and dialing, in _listener.py and _dialing.py. The
-waiting is in _wait.py, the calls in _lib.py.
+Questions to a node are in asking.py; listening and dialing, in listening.py and dialing.py. The
+waiting is in _engine/wait.py, the calls in _engine/lib.py.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from pydantic import SecretStr
 
-from . import _lib, _logs, _ops, _scratch
-from ._fd import Fd
-from ._settings import way_in
-from ._text import printable, quoted
-from ._wait import Call, Steps
-from .config import TailnetConfig
-from .errors import (
+from .._configuration.settings import way_in
+from .._engine import held, lib, logs, ops, scratch
+from .._engine.fd import Fd
+from .._engine.wait import Call, Steps, wait
+from .._sockets.listener import Listening, TailnetListener
+from .._text import printable, quoted
+from ..config import TailnetConfig
+from ..errors import (
     TailnetClosed,
     TailnetConfigError,
     TailnetConnectError,
@@ -47,10 +48,8 @@ from .errors import (
     TailnetLoginRequired,
     TailnetTimeout,
 )
-from .models import IPAddress, WhoIs
-
-if TYPE_CHECKING:
-    from ._listener import Listening, TailnetListener
+from ..models import WhoIs
+from ..models._base import IPAddress
 
 log = logging.getLogger("tailnet")
 
@@ -81,7 +80,13 @@ class LocalNode:
         self._handle = 0
         self._interrupted: Fd | None = None  # the end that an interrupted close() waited for
         self._document: SecretStr | None = None  # what the handle was made of
+        held.add(self)
         self.people: dict[str, tuple[int, WhoIs]] = {}  # what whois() has answered, and when
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the library has it."""
+        return self._handle != 0
 
     @property
     def name(self) -> str:
@@ -100,7 +105,8 @@ class LocalNode:
         )
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", 0) and _lib.usable():
+        if getattr(self, "_handle", 0) and lib.usable():
+            held.dropped(self)
             with contextlib.suppress(TailnetError):
                 self._leave(CLOSE_TIMEOUT)
             if self.joined:  # last: a program may have made warnings errors
@@ -112,7 +118,7 @@ class LocalNode:
 
     def up(self, timeout: float | None, on_login: OnLogin | None) -> Steps[None]:
         """Join, with retries."""
-        deadline = _ops.deadline_of(timeout)
+        deadline = ops.deadline_of(timeout)
         if on_login is not None and not callable(on_login):
             raise TailnetConfigError(
                 f"on_login: want a function of the URL, and not {quoted(on_login)}"
@@ -147,7 +153,7 @@ class LocalNode:
             log.warning(
                 "[%s] %s; retry %d of %d in %.1f s", self.name, cause, retry, policy.retries, delay
             )
-            if not (yield from _ops.sleep(delay, deadline)):
+            if not (yield from ops.sleep(delay, deadline)):
                 raise TailnetTimeout(
                     f"timed out before retry {retry} of {policy.retries}; the last attempt: {cause}"
                 ) from cause
@@ -158,8 +164,8 @@ class LocalNode:
         else:
             handle = yield from self._made(deadline)
         with self.or_closed():
-            answer = yield from _ops.reply(
-                _lib.node_up(handle, args), deadline, f"node {self.name!r} to join the tailnet"
+            answer = yield from ops.reply(
+                lib.node_up(handle, args), deadline, f"node {self.name!r} to join the tailnet"
             )
         self.hostname, self.fqdn = printable(answer["hostname"]), printable(answer["fqdn"])
         self.ips = tuple(ipaddress.ip_address(ip) for ip in answer["ips"])
@@ -177,24 +183,23 @@ class LocalNode:
         A pending node is kept while that is the same; a key that was replaced since a failure
         takes effect with a new one.
         """
-        _lib.require_real_sockets()
-        _lib.require_usable()
+        lib.require_real_sockets()
+        lib.require_usable()
         document = _document(self.config)
         with self._lock:
             self._require_open()
             if self._handle and (self.joined or self._document == document):
                 return self._handle
             former = self._leave(0.0) if self._handle else None
-        yield from _ops.reply(former, deadline, f"the former node {self.name!r} to leave")
+        yield from ops.reply(former, deadline, f"the former node {self.name!r} to leave")
         with self._lock:
             self._require_open()
             if not self._handle:
-                from . import _handover  # noqa: F401 # pyright: ignore[reportUnusedImport]
+                from .._sockets import handover  # noqa: F401 # pyright: ignore[reportUnusedImport]
 
-                _scratch.sweep()
+                scratch.sweep()
                 self._make(document)
                 self._document = document
-                _live.add(self)
                 if ignored := self.config.ignored():
                     log.warning("[%s] not used: %s", self.name, ignored)
             return self._handle
@@ -207,20 +212,20 @@ class LocalNode:
             nonlocal kept
             self._handle, kept = handle, True
 
-        _logs.reader.retain()
+        logs.reader.retain()
         try:
-            _lib.node_new(document, keep)
+            lib.node_new(document, keep)
             self._require_open()  # a signal handler may have closed it meanwhile
         except BaseException:
             if self._handle:
                 self._leave(0.0)
             elif not kept:  # else close() has taken the handle, and released this
-                _logs.reader.release()
+                logs.reader.release()
             raise
 
     def close(self, timeout: float) -> Steps[None]:
         """Drain for at most `timeout` seconds and leave."""
-        deadline = _ops.deadline_of(timeout)
+        deadline = ops.deadline_of(timeout)
         if deadline is None:
             timeout = math.inf  # None, from callers who do not check types
         else:
@@ -231,7 +236,7 @@ class LocalNode:
             return
         _leaving.discard(leaving)
         try:
-            answer = yield from _ops.answer(leaving, deadline, f"node {self.name!r} to leave")
+            answer = yield from ops.answer(leaving, deadline, f"node {self.name!r} to leave")
         except TailnetTimeout as e:  # it goes on by itself; the handle is gone
             log.warning("[%s] %s", self.name, e)
         except TailnetError:
@@ -249,9 +254,9 @@ class LocalNode:
 
     def start_closing(self, timeout: float) -> Fd | None:
         """Begin to leave; None where there is nothing to wait for."""
-        if _lib.forked():  # before the lock: a thread of the parent may have held it
+        if lib.forked():  # before the lock: a thread of the parent may have held it
             if self._handle:
-                _lib.require_usable()
+                lib.require_usable()
             return None
         _forget_left()
         with self._lock:
@@ -261,21 +266,20 @@ class LocalNode:
     def _leave(self, timeout: float) -> Fd | None:
         handle, self._handle = self._handle, 0
         self._document = None
-        _live.discard(self)
         try:
-            leaving = _lib.node_close(handle, timeout)
+            leaving = lib.node_close(handle, timeout)
         finally:
             # After the call, which refuses new connections: wake every accept, also in children.
             for listening in list(self.listening):
                 listening.end()
             for listener in list(self.pinned):
                 listener.close()
-            _logs.reader.release()
+            logs.reader.release()
         return leaving if isinstance(leaving, Fd) else None
 
     def is_ours(self) -> bool:
         """Report whether leaving is this process's business: not in a forked child."""
-        return not self._handle or _lib.usable()
+        return not self._handle or lib.usable()
 
     def handle(self) -> int:
         """Return the library's handle of a node that is up.
@@ -286,10 +290,10 @@ class LocalNode:
         """
         if not self._handle:
             raise _closed(self)
-        _lib.require_real_sockets()
+        lib.require_real_sockets()
         return self._handle
 
-    # --- for what is asked of it (_asking.py) and made with it (_listener.py, _dialing.py) --------
+    # --- for what is asked of it (asking.py) and made with it (listening.py, dialing.py) ----------
 
     @contextlib.contextmanager
     def or_closed(self) -> Generator[None]:
@@ -327,8 +331,6 @@ def _after(attempts: int, cause: TailnetConnectError) -> TailnetConnectError:
     return error
 
 
-_live: weakref.WeakSet[LocalNode] = weakref.WeakSet()
-
 # The answers to come for closes that were interrupted. They go on in the background, but not beyond
 # the end of the process: an interrupt that ends the program would cut connections off.
 _leaving: set[Fd] = set()
@@ -346,11 +348,9 @@ def _forget_left() -> None:
 @atexit.register
 def _close_all() -> None:
     """Close every node, all at the same time, when the interpreter ends."""
-    from ._wait import wait
-
-    if not _lib.usable():
+    if not lib.usable():
         return
-    for node in list(_live):
+    for node in held.all_of(LocalNode):
         with contextlib.suppress(TailnetError):
             if (fd := node.start_closing(CLOSE_TIMEOUT)) is not None:
                 _leaving.add(fd)
@@ -358,4 +358,4 @@ def _close_all() -> None:
     deadline = time.monotonic() + CLOSE_TIMEOUT + _CLOSE_MARGIN
     for fd in _leaving:
         with contextlib.suppress(TailnetError):
-            wait(_ops.reply(fd, deadline, "a node to leave"))
+            wait(ops.reply(fd, deadline, "a node to leave"))

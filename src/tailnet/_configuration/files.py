@@ -12,7 +12,7 @@ import os
 import stat
 from pathlib import Path
 
-from .errors import TailnetConfigError
+from ..errors import TailnetConfigError
 
 # Bytes. A key is one line; a configuration has some twenty.
 KEY_LIMIT = 16 << 10

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .errors import TailnetConfigError
+from ..errors import TailnetConfigError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
