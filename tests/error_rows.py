@@ -76,6 +76,6 @@ def locals_of(error: BaseException | None) -> Iterator[dict[str, object]]:
     """The library's variables on the way of an error, which crash reporters send away."""
     while error is not None:
         for frame, _ in traceback.walk_tb(error.__traceback__):
-            if Path(frame.f_code.co_filename).parent == Path(tailnet.__file__).parent:
+            if Path(frame.f_code.co_filename).is_relative_to(Path(tailnet.__file__).parent):
                 yield frame.f_locals
         error = error.__cause__ or error.__context__
