@@ -23,202 +23,42 @@ secret may stand wherever a key does.
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
-import json
 import os
-import pwd
 import re
-import shutil
-import stat
-import sys
-import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    SecretStr,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, SecretStr, field_validator, model_validator
 
-from ._configuration.files import CONFIG_LIMIT, read_text
+from ._configuration.environment import control_url as checked_url
+from ._configuration.environment import shared
+from ._configuration.fields import OF_OUR_NODE, Use, Way, native, unused, variables
 from ._configuration.keys import CLIENT_SECRET, FILE, check_key, read_key, with_parameters
-from ._configuration.settings import Settings, looks_like_key, way_in
+from ._configuration.names import LABEL, nearest_label, no_name, program_name
+from ._configuration.paths import NOT_TEXT, File, Names, is_text, refuse_key
+from ._configuration.places import (
+    check_socket,
+    default_state_dir,
+    find_tailscaled,
+    require_socket,
+    require_writable,
+)
+from ._configuration.reading import fields_of, file_of, placed
+from ._configuration.settings import Settings, way_in
 from .errors import TailnetConfigError
 from .retry import RetryPolicy
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 __all__ = ["TailnetConfig"]
 
 T = TypeVar("T", bound="TailnetConfig")
 
-LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE | re.ASCII)
 ROUTE = re.compile(r"[0-9a-f:.]+/(0|[1-9]\d*)", re.IGNORECASE | re.ASCII)
 TAG = re.compile(r"tag:[a-zA-Z][a-zA-Z0-9-]*")
-
-# What tsnet would fall back to behind the configuration's back, and what from_env reads.
-OURS = {
-    "TS_AUTHKEY",
-    "TS_AUTH_KEY",
-    "TS_AUTHKEY_FILE",
-    "TS_CLIENT_SECRET",
-    "TS_CLIENT_ID",
-    "TS_ID_TOKEN",
-    "TS_AUDIENCE",
-    "TS_CONTROL_URL",
-    "TSNET_FORCE_LOGIN",
-    "TS_HOSTNAME",
-    "TS_STATE_DIR",
-    "TS_ROUTES",
-    "TS_SOCKET",
-    "TS_TAGS",
-    "TS_EPHEMERAL",
-}
-# What else Tailscale's code and Go's standard library read from the environment.
-SHARED = {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"}
-
-_SBIN = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin")
-
-_OF_TAILSCALED = {"tailscaled_socket", "tailscaled_managed", "tailscaled_path"}
-# What fits into a sockaddr_un, with a NUL.
-_LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
-
-# What is decided where the daemon is set up.
-_OF_THE_NODE = {
-    "hostname",
-    "require_hostname",
-    "tags",
-    "state_dir",
-    "trust_state_dir",
-    "ephemeral",
-    "port",
-    "accept_routes",
-    "exit_node",
-    "advertise_routes",
-    "log_upload",
-    "tailscaled_path",
-}
-
-# from_env: variable -> field. The names are those of Tailscale's container image where it has one.
-VARIABLES = {
-    "TS_HOSTNAME": "hostname",
-    "TS_STATE_DIR": "state_dir",
-    "TS_ROUTES": "advertise_routes",
-    "TS_SOCKET": "tailscaled_socket",
-    "TS_TAGS": "tags",
-    "TS_EPHEMERAL": "ephemeral",
-}
-
-# What else from_env() takes where it is given an environment: of the process's own, this is read
-# when the node joins. A later name wins.
-LATE_VARIABLES = {
-    "TS_CONTROL_URL": "control_url",
-    "TS_AUTHKEY_FILE": "auth_key_file",
-    "TS_AUTH_KEY": "auth_key",
-    "TS_AUTHKEY": "auth_key",
-}
-
-
-def _split(value: Any) -> Any:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
-
-
-# What starts programs of every kind: two services would have one name, and one state directory.
-_LAUNCHERS = re.compile(
-    "python[0-9-]*|pypy[0-9-]*|ipython[0-9]*|bpython|ptpython|idle[0-9-]*|spyder|ipykernel(-launcher)?"
-    "|jupyter.*|voila|streamlit|gradio|panel|bokeh|chainlit|marimo|papermill"
-    "|uvicorn|gunicorn|hypercorn|granian|daphne|waitress(-serve)?|uwsgi|mod-wsgi.*|cherryd|twistd?"
-    "|flask|quart|fastapi|litestar|sanic|robyn|pserve|django-admin|manage"
-    "|celery|dramatiq|rq|rqworker|huey-consumer|arq|taskiq|airflow|dagster|prefect|locust"
-    "|py-?test|nose2?|unittest|behave|robot|tox|nox|coverage|pdb|debugpy|pydevd|pydev-?console"
-    "|invoke|fab|pex|shiv|pipx|uv|poetry|hatch|supervisord|circusd|honcho"
-)
-
-
-def _program() -> str:
-    """Return what this program, or what started it, is called as a host name, or ""."""
-    path = Path(sys.argv[0] if sys.argv else "")
-    name = re.sub(r"\.(py[cowz]?|exe)$", "", path.name, flags=re.IGNORECASE)
-    if name in {"__main__", "__init__"}:  # of a package that `python -m` runs
-        name = path.parent.name
-    if name.startswith("-"):  # "-c", or "-" for a script on standard input
-        return ""
-    return _nearest_label(name.replace(".", "-"))
-
-
-def _program_name() -> str:
-    """Return this program's own name, or ""; tsnet's default would be the interpreter's."""
-    name = _program()
-    return "" if _LAUNCHERS.fullmatch(name) else name
-
-
-def _no_name() -> str:
-    """Say why there is no default for the hostname, and what to do."""
-    why = "this program has no name that a host could have"
-    if launcher := _program():
-        why = f"this program was started by {launcher}, which starts others too"
-    return f'{why}; give hostname="...", or set TS_HOSTNAME and use TailnetConfig.from_env()'
-
-
-def _nearest_label(text: str) -> str:
-    """Return the host name that a text comes closest to, or ""."""
-    ascii_ = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    first = next(filter(None, ascii_.strip().split(".")), "")
-    return re.sub(r"[^a-z0-9]+", "-", first).strip("-")[:63].strip("-")
-
-
-def _check_path(value: Any) -> Any:
-    """Refuse what pathlib would take for another file, and what is no path at all."""
-    if isinstance(value, (str, Path)):
-        text = str(value).strip() if isinstance(value, str) else str(value)
-        if not text:
-            raise ValueError("must not be empty; leave it out instead")
-        if "\0" in text:
-            raise ValueError("holds a NUL character")
-        if not _is_text(text):
-            raise ValueError(_NOT_TEXT)
-        _refuse_key(text)
-        try:
-            return Path(text).expanduser()
-        except RuntimeError:  # "~name" of nobody, or no home directory at all
-            raise ValueError('has a "~" that stands for no home directory') from None
-    return value
-
-
-_NOT_TEXT = "is not text in UTF-8; give it a name that is"
-
-
-def _is_text(path: str) -> bool:
-    """Report whether a path can be passed on: two that cannot would become the same one."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:  # os.fsdecode makes surrogates of bytes that are not UTF-8
-        return False
-    return True
-
-
-def _refuse_key(text: str) -> None:
-    # It would be shown in the repr, and in errors about a file that is not there.
-    if looks_like_key(text):
-        raise ValueError("looks like a key, which belongs in auth_key or client_secret")
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
-File = Annotated[Path, BeforeValidator(_check_path)]
 
 
 class TailnetConfig(Settings):
@@ -228,23 +68,23 @@ class TailnetConfig(Settings):
         TailnetConfigError: for any value that cannot be used. Nothing was started.
     """
 
-    hostname: str = Field(
-        default_factory=_program_name,
+    hostname: Annotated[str, Use(variable="TS_HOSTNAME", by=OF_OUR_NODE)] = Field(
+        default_factory=program_name,
         description="The name asked for, a DNS label; control may assign name-1, with a warning. "
         "Default: the program's own name; needed where there is none (python -c, a notebook) or "
         "that of what starts it (uvicorn, celery, pytest). from_env: TS_HOSTNAME.",
     )
-    require_hostname: bool = Field(
+    require_hostname: Annotated[bool, Use(by=OF_OUR_NODE)] = Field(
         default=False,
         description="Whether another name than `hostname`, such as name-1, is an error. A machine "
         "that was new then logs out, and state_dir is as it was before.",
     )
-    auth_key: SecretStr | None = Field(
+    auth_key: Annotated[SecretStr | None, Use(late=("TS_AUTH_KEY", "TS_AUTHKEY"))] = Field(
         default=None,
         description="The key to join with, or file:PATH for one that a file has. None: TS_AUTHKEY, "
         "then the file that TS_AUTHKEY_FILE names, then auth_key_file.",
     )
-    auth_key_file: File | None = Field(
+    auth_key_file: Annotated[File | None, Use(late=("TS_AUTHKEY_FILE",), native="")] = Field(
         default=None, description="A file whose first line is the key. Read when joining."
     )
     client_secret: SecretStr | None = Field(
@@ -252,30 +92,32 @@ class TailnetConfig(Settings):
         description="An OAuth client secret, or file:PATH, to make a key with where the node needs "
         "one; needs tags. None: TS_CLIENT_SECRET.",
     )
-    preauthorized: bool = Field(
+    preauthorized: Annotated[bool, Use(native="")] = Field(
         default=False,
         description="Whether nodes that join by an OAuth client secret need no admin's approval.",
     )
-    tags: Names = Field(default=(), description='Tags to ask for, "tag:name". from_env: TS_TAGS.')
-    control_url: str | None = Field(
+    tags: Annotated[Names, Use(variable="TS_TAGS", by=OF_OUR_NODE)] = Field(
+        default=(), description='Tags to ask for, "tag:name". from_env: TS_TAGS.'
+    )
+    control_url: Annotated[str | None, Use(late=("TS_CONTROL_URL",))] = Field(
         default=None,
         description="The control server, http(s)://host. None: TS_CONTROL_URL, then Tailscale's.",
     )
-    state_dir: File | None = Field(
+    state_dir: Annotated[File | None, Use(variable="TS_STATE_DIR", by=OF_OUR_NODE)] = Field(
         default=None,
         description="Where the node's identity is kept; made with mode 0700, and locked while in "
         "use. None: $XDG_STATE_HOME/tailnet/<hostname>-<hash of control_url>; an ephemeral node "
         "then keeps it in memory. from_env: TS_STATE_DIR.",
     )
-    trust_state_dir: bool = Field(
+    trust_state_dir: Annotated[bool, Use(by=OF_OUR_NODE)] = Field(
         default=False,
         description="Whether to use a state_dir that other users could change: one that belongs to "
         "another user than root and this one, or that others may write to.",
     )
-    ephemeral: bool = Field(
+    ephemeral: Annotated[bool, Use(variable="TS_EPHEMERAL", by=OF_OUR_NODE)] = Field(
         default=False, description="Whether control forgets the node once it is gone."
     )
-    port: int = Field(
+    port: Annotated[int, Use(by=OF_OUR_NODE)] = Field(
         default=0,
         ge=0,
         le=65535,
@@ -284,25 +126,31 @@ class TailnetConfig(Settings):
     backend: Literal["embedded", "tailscaled"] = Field(
         default="embedded", description="A node in this process, or a tailscaled that runs."
     )
-    tailscaled_socket: File | None = Field(
+    tailscaled_socket: Annotated[
+        File | None, Use(variable="TS_SOCKET", by=frozenset({"theirs"}))
+    ] = Field(
         default=None,
         description="tailscaled's socket. None: where Tailscale puts it. from_env, for "
         'backend="tailscaled": TS_SOCKET.',
     )
-    tailscaled_managed: bool = Field(
+    tailscaled_managed: Annotated[bool, Use(by=frozenset({"managed", "theirs"}))] = Field(
         default=False,
         description="Whether to run tailscaled as a child, in userspace mode: with a socket of its "
         "own, on state_dir, until the node is closed or this process ends.",
     )
-    tailscaled_path: File | None = Field(
+    tailscaled_path: Annotated[File | None, Use(by=frozenset({"managed"}))] = Field(
         default=None,
         description="The tailscaled to run. None: from PATH, then the sbin directories.",
     )
-    accept_routes: bool = Field(default=False, description="Use the subnets that peers route.")
-    exit_node: str | None = Field(
+    accept_routes: Annotated[bool, Use(by=OF_OUR_NODE)] = Field(
+        default=False, description="Use the subnets that peers route."
+    )
+    exit_node: Annotated[str | None, Use(by=OF_OUR_NODE)] = Field(
         default=None, description="The peer, by IP or name, that takes traffic to the internet."
     )
-    advertise_routes: Names = Field(default=(), description="Subnets to offer, as CIDR.")
+    advertise_routes: Annotated[Names, Use(variable="TS_ROUTES", by=OF_OUR_NODE)] = Field(
+        default=(), description="Subnets to offer, as CIDR."
+    )
     connect_timeout: float = Field(
         default=10.0,
         gt=0,
@@ -310,13 +158,13 @@ class TailnetConfig(Settings):
         allow_inf_nan=False,
         description="Seconds without any news from control after which an attempt fails.",
     )
-    retry: RetryPolicy = Field(
+    retry: Annotated[RetryPolicy, Use(native="")] = Field(
         default_factory=RetryPolicy, description="How to try again when control is unreachable."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least level that reaches logging.getLogger('tailnet')."
     )
-    log_upload: bool = Field(
+    log_upload: Annotated[bool, Use(by=OF_OUR_NODE, native="process.log_upload")] = Field(
         default=False, description="Whether logs go to Tailscale. One value for the process."
     )
     allow_host_network: bool = Field(
@@ -367,36 +215,12 @@ class TailnetConfig(Settings):
         Raises:
             TailnetConfigError: the file cannot be read, or holds what cannot be used.
         """
-        given: Any = path
-        if not isinstance(given, (str, os.PathLike)):
-            raise TailnetConfigError(
-                f"from_file: want the path of a file, and not {type(given).__name__}"
-            )
-        if not str(path):
-            raise TailnetConfigError("from_file: the path is empty")
-        if looks_like_key(str(path)) and not os.path.exists(path):  # noqa: PTH110 - never raises
-            raise TailnetConfigError("from_file: want the path of a file, not a key")
-        path = Path(path).absolute()  # what it names is there, wherever the program then goes
-        text = read_text(path, CONFIG_LIMIT)
-        problem = ""
-        document: Any = None
+        file = file_of(path)
+        fields = fields_of(file)
         try:
-            document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-        except RecursionError:
-            problem = f"{path} is nested too deep"
-        except ValueError as e:  # its message quotes a position, not the text
-            kind = "JSON" if path.suffix == ".json" else "TOML"
-            problem = f"{path} is not {kind}: {e}" if kind == "TOML" else f"{path} is not JSON"
-        if problem:
-            raise TailnetConfigError(problem)
-        fields = _section(path, document)
-        try:
-            for name in ("auth_key_file", "state_dir", "tailscaled_socket", "tailscaled_path"):
-                if isinstance(fields.get(name), str) and fields[name].strip():
-                    fields[name] = path.parent / _check_field(name, fields[name])
-            return cls(**fields)
+            return cls(**placed(fields, file))
         except TailnetConfigError as e:
-            problem = f"{path}: {e}"
+            problem = f"{file}: {e}"
         raise TailnetConfigError(problem)
 
     @classmethod
@@ -413,24 +237,26 @@ class TailnetConfig(Settings):
             **fields: As of TailnetConfig.
         """
         if environ is None:
-            return cls._from_env(os.environ, VARIABLES, fields)
+            return cls._from_env(os.environ, variables(cls.model_fields, late=False), fields)
         given: Any = environ
         if not isinstance(given, Mapping):
             raise TailnetConfigError(
                 f"from_env: want a mapping of variables, and not {type(given).__name__}"
             )
-        return cls._from_env(environ, {**VARIABLES, **LATE_VARIABLES}, fields)
+        return cls._from_env(environ, _all_variables(), fields)
 
     @classmethod
     def _from_env(
-        cls, environ: Mapping[str, str], variables: Mapping[str, str], fields: dict[str, Any]
+        cls, environ: Mapping[str, str], known: Mapping[str, str], fields: dict[str, Any]
     ) -> Self:
-        managed = bool(fields.get("tailscaled_managed"))
-        unused, _ = _unused(fields.get("backend", "embedded"), managed=managed)
+        way = _way(
+            fields.get("backend", "embedded"), managed=bool(fields.get("tailscaled_managed"))
+        )
+        useless = unused(cls.model_fields, way)
         found: dict[str, Any] = {
             field: environ[name]
-            for name, field in variables.items()
-            if environ.get(name) and field not in unused
+            for name, field in known.items()
+            if environ.get(name) and field not in useless
         }
         try:
             return cls(**{**found, **fields})
@@ -438,7 +264,7 @@ class TailnetConfig(Settings):
             said = str(e)
         names = [
             name
-            for name, field in variables.items()
+            for name, field in known.items()
             if field in found.keys() - fields and f"{field}: " in said and environ.get(name)
         ]
         raise TailnetConfigError(f"{said} (from {', '.join(names)})" if names else said)
@@ -448,9 +274,9 @@ class TailnetConfig(Settings):
     @field_validator("hostname")
     @classmethod
     def _check_hostname(cls, value: str) -> str:
-        _refuse_key(value.lower())
+        refuse_key(value.lower())
         if not LABEL.fullmatch(value):
-            near = _nearest_label(value)
+            near = nearest_label(value)
             raise ValueError(
                 "must be a DNS label (letters, digits and inner hyphens, at most 63), unlike"
                 f" {value!r}" + (f"; {near!r} is one" if near else "")
@@ -463,7 +289,7 @@ class TailnetConfig(Settings):
         if not all(TAG.fullmatch(tag) for tag in value):
             raise ValueError('each must look like "tag:name"')
         for tag in value:
-            _refuse_key(tag)
+            refuse_key(tag)
         return value
 
     @field_validator("control_url")
@@ -471,8 +297,8 @@ class TailnetConfig(Settings):
     def _check_control_url(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        url = _control_url(value)
-        _refuse_key(url)
+        url = checked_url(value)
+        refuse_key(url)
         return url
 
     @field_validator("advertise_routes")
@@ -500,17 +326,14 @@ class TailnetConfig(Settings):
     def _check_exit_node(cls, value: str | None) -> str | None:
         if value is not None and not value:
             raise ValueError("must be an IP address or a name, or be left out")
-        _refuse_key(value or "")
+        refuse_key(value or "")
         return value
 
     @field_validator("tailscaled_socket")
     @classmethod
     def _check_socket(cls, value: Path | None) -> Path | None:
-        if value is not None and (length := len(os.fsencode(value))) > _LONGEST_SOCKET:
-            raise ValueError(
-                f"is {length} bytes long, and the path of a socket has at most {_LONGEST_SOCKET};"
-                " use a shorter one, such as a symbolic link to it"
-            )
+        if value is not None:
+            check_socket(value)
         return value
 
     @field_validator("tailscaled_path")
@@ -523,8 +346,8 @@ class TailnetConfig(Settings):
     @model_validator(mode="after")
     def _check_together(self) -> TailnetConfig:
         if not self.hostname and not self._daemon_is_theirs():
-            raise ValueError(f"hostname: {_no_name()}")
-        given = sorted(_OF_TAILSCALED & self._given())
+            raise ValueError(f"hostname: {no_name()}")
+        given = sorted(unused(type(self).model_fields, "embedded") & self._given())
         if self.backend == "embedded" and given:
             raise ValueError(
                 f'{", ".join(given)}: only for backend="tailscaled"; add that, or leave it out'
@@ -542,7 +365,7 @@ class TailnetConfig(Settings):
             return self.control_url
         value = environ.get("TS_CONTROL_URL", "")
         try:
-            return _control_url(value) if value else ""
+            return checked_url(value) if value else ""
         except ValueError as e:
             problem = f"TS_CONTROL_URL: {e}"
         raise TailnetConfigError(problem)
@@ -551,18 +374,8 @@ class TailnetConfig(Settings):
         """Return the path of the daemon's socket; "" is where Tailscale puts it."""
         if self.tailscaled_socket is None or not self._daemon_is_theirs():
             return ""
-        path = self.tailscaled_socket
-        try:
-            mode = path.stat().st_mode
-        except OSError:  # joining says it: a daemon may come yet
-            return str(path)
-        if stat.S_ISSOCK(mode):
-            return str(path)
-        kind = "a directory" if stat.S_ISDIR(mode) else "no socket"
-        raise TailnetConfigError(
-            f"tailscaled_socket: {path} is {kind}; give the socket of tailscaled itself, such as"
-            " /run/tailscale/tailscaled.sock, or leave it out"
-        )
+        require_socket(self.tailscaled_socket)
+        return str(self.tailscaled_socket)
 
     def resolved_state_dir(self, environ: Mapping[str, str]) -> str:
         """Return the state directory; "" keeps the state in memory."""
@@ -570,25 +383,14 @@ class TailnetConfig(Settings):
             return str(self.state_dir.absolute())
         if self.ephemeral:
             return ""
-        base = environ.get("XDG_STATE_HOME", "")
-        if not os.path.isabs(base):  # noqa: PTH117 - relative ones are ignored: XDG Base Directory
-            base = str(Path(_home(environ), ".local/state"))
         control = self.resolved_control_url(environ)
-        digest = hashlib.sha256(control.encode()).hexdigest()[:8]
-        return str(Path(base, "tailnet", f"{self.hostname}-{digest}").absolute())
+        return default_state_dir(self.hostname, control, environ)
 
     def _writable_state_dir(self, environ: Mapping[str, str]) -> str:
         """Return the state directory, where the default is one that this user can have."""
         path = self.resolved_state_dir(environ)
-        if self.state_dir is not None or self.ephemeral:
-            return path
-        there = next(p for p in (Path(path), *Path(path).parents) if os.access(p, os.F_OK))
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise TailnetConfigError(
-                f"state_dir: this user may not write to {there}, and the default is {path}; set"
-                " state_dir, or XDG_STATE_HOME, to a directory that it may write to, or"
-                " ephemeral=True for a node that keeps no identity"
-            )
+        if self.state_dir is None and not self.ephemeral:
+            require_writable(path)
         return path
 
     def resolved_auth_key(self, environ: Mapping[str, str]) -> str:
@@ -652,43 +454,28 @@ class TailnetConfig(Settings):
         """
         environ = os.environ if environ is None else environ
         secret = self.resolved_client_secret(environ)
-        document: dict[str, Any] = {
-            "backend": self.backend,
+        values: dict[str, Any] = {
+            **{name: getattr(self, name) for name in type(self).model_fields},
             "hostname": self.hostname or self.called(),
-            "require_hostname": self.require_hostname,
             "auth_key": self.resolved_auth_key(environ),
             "client_secret": secret,
-            "tags": list(self.tags),
             "control_url": self.resolved_control_url(environ),
             "state_dir": "" if self._daemon_is_theirs() else self._writable_state_dir(environ),
-            "trust_state_dir": self.trust_state_dir,
-            "ephemeral": self.ephemeral,
-            "port": self.port,
-            "accept_routes": self.accept_routes,
-            "exit_node": self.exit_node or "",
-            "advertise_routes": list(self.advertise_routes),
-            "connect_timeout": self.connect_timeout,
-            "allow_host_network": self.allow_host_network,
-            "log_level": self.log_level,
             "tailscaled_socket": self.resolved_socket(),
-            "tailscaled_managed": self.tailscaled_managed,
             "tailscaled_path": self._resolved_tailscaled(environ),
-            "process": {"log_upload": self.log_upload, "env": _shared_environment(environ)},
         }
+        document: dict[str, Any] = native(type(self).model_fields, values)
+        document["process"]["env"] = shared(environ, _all_variables())
         for name in ("state_dir", "tailscaled_socket", "tailscaled_path"):  # absolute only by now
-            if not _is_text(document[name]):
-                raise TailnetConfigError(f"{name}: {document[name]} {_NOT_TEXT}")
+            if not is_text(document[name]):
+                raise TailnetConfigError(f"{name}: {document[name]} {NOT_TEXT}")
         return document
 
     def _resolved_tailscaled(self, environ: Mapping[str, str]) -> str:
         """Return the daemon to run; "" where none is needed, or there is none."""
         if self.tailscaled_path is not None:
             return str(self.tailscaled_path.absolute())
-        if not self.tailscaled_managed:
-            return ""
-        # An ordinary user's PATH does not have where packages install it.
-        path = os.pathsep.join([environ.get("PATH", os.defpath), *_SBIN])
-        return shutil.which("tailscaled", path=path) or ""
+        return find_tailscaled(environ) if self.tailscaled_managed else ""
 
     def _daemon_is_theirs(self) -> bool:
         return self.backend == "tailscaled" and not self.tailscaled_managed
@@ -708,7 +495,8 @@ class TailnetConfig(Settings):
 
     def ignored(self) -> str:
         """Say which fields were given that this backend does not use, and why; or ""."""
-        names, why = _unused(self.backend, managed=self.tailscaled_managed)
+        way = _way(self.backend, managed=self.tailscaled_managed)
+        names, why = unused(type(self).model_fields, way), _WHY_UNUSED[way]
         given = sorted(names & self._given())
         return f"{', '.join(given)} ({why})" if given else ""
 
@@ -722,74 +510,20 @@ def _documented(cls: type[TailnetConfig]) -> str:
 TailnetConfig.__doc__ = _documented(TailnetConfig)
 
 
-def _unused(backend: str, *, managed: bool) -> tuple[set[str], str]:
-    """Return the fields that a backend does not use, and why."""
+def _all_variables() -> dict[str, str]:
+    fields = TailnetConfig.model_fields
+    return {**variables(fields, late=False), **variables(fields, late=True)}
+
+
+def _way(backend: str, *, managed: bool) -> Way:
     if backend != "tailscaled":
-        return _OF_TAILSCALED, 'for backend="tailscaled"'
-    if managed:
-        return {"tailscaled_socket"}, "a managed tailscaled has a private one"
-    return _OF_THE_NODE, (
-        "a tailscaled that runs has settings of its own: `tailscale set` changes them, and"
-        " tailscaled_managed=True runs one for this program"
-    )
+        return "embedded"
+    return "managed" if managed else "theirs"
 
 
-def _section(path: Path, document: Any) -> dict[str, Any]:
-    found = [document.get(n) for n in ("tailnet", "tailscale")] if _is_table(document) else []
-    tables = [table for table in found if _is_table(table)]
-    if len(tables) != 1:
-        raise TailnetConfigError(f"{path} needs one section: [tailnet] or [tailscale]")
-    return dict(tables[0])
-
-
-def _is_table(value: Any) -> TypeGuard[dict[str, Any]]:
-    return isinstance(value, dict)
-
-
-def _home(environ: Mapping[str, str]) -> str:
-    home = environ.get("HOME", "")
-    if os.path.isabs(home):  # noqa: PTH117 - strings throughout
-        return home
-    try:
-        return pwd.getpwuid(os.getuid()).pw_dir
-    except KeyError:  # in a container, a user without an entry in passwd
-        problem = (
-            "state_dir: there is no home directory for it; set it, or XDG_STATE_HOME, or HOME, or"
-            " ephemeral=True for a node that keeps no identity"
-        )
-    raise TailnetConfigError(problem)
-
-
-def _check_field(name: str, value: str) -> Path:
-    try:
-        path: Path = _check_path(value)
-    except ValueError as e:
-        problem = f"{name}: {e}"
-    else:
-        return path
-    raise TailnetConfigError(problem)
-
-
-def _control_url(value: str) -> str:
-    form = "must be http://host[:port] or https://host[:port]"
-    try:
-        parts = urlsplit(value)
-        _ = parts.port
-    except ValueError:  # its message quotes the value
-        raise ValueError(form) from None
-    if parts.scheme not in {"http", "https"} or not parts.hostname or not value.isprintable():
-        raise ValueError(form)
-    if " " in value:
-        raise ValueError("holds a space")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError("must have neither a user, nor a query, nor a fragment")
-    return value.rstrip("/")
-
-
-def _shared_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that Tailscale's code keeps once per process."""
-    return {
-        name: value
-        for name, value in environ.items()
-        if (name.startswith("TS_") and name not in OURS) or name.upper() in SHARED
-    }
+_WHY_UNUSED: dict[Way, str] = {
+    "embedded": 'for backend="tailscaled"',
+    "managed": "a managed tailscaled has a private one",
+    "theirs": "a tailscaled that runs has settings of its own: `tailscale set` changes them, and"
+    " tailscaled_managed=True runs one for this program",
+}

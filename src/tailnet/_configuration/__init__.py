@@ -1,4 +1,5 @@
-"""What is behind the configuration of a node: immutable settings, keys and files.
+"""What is behind the configuration of a node: tailnet/config.py has the settings themselves.
 
-Read settings.py, keys.py and files.py; the settings themselves are in tailnet/config.py.
+Read settings.py (immutable models that raise our errors) and fields.py (what there is to say of a
+field), then names.py, paths.py, keys.py, files.py, reading.py, environment.py and places.py.
 """

@@ -124,16 +124,19 @@ class Settings(BaseModel):
 
         @way_in
         def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+            """Do as model_copy()."""
             return self.model_copy(update=update, deep=deep)
 
         @classmethod
         @way_in
         def parse_obj(cls, obj: Any) -> Self:
+            """Do as model_validate()."""
             return cls.model_validate(obj)
 
         @classmethod
         @way_in
         def construct(cls, _fields_set: set[str] | None = None, **values: Any) -> Self:
+            """Do as model_construct()."""
             return cls.model_construct(_fields_set, **values)
 
 

@@ -1,0 +1,76 @@
+"""What else there is to say of a field than its type, its default and its description.
+
+A field of TailnetConfig is said once: `Annotated[type, Use(...)]` holds the variables that it is
+read from, the backends that use it, and its name in the document of tailnet_node_new. Everything
+here is derived from that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic.fields import FieldInfo
+
+# A node in this process; a tailscaled that the library runs; one that runs already.
+Way = Literal["embedded", "managed", "theirs"]
+
+OF_OUR_NODE: frozenset[Way] = frozenset({"embedded", "managed"})  # else the daemon decides
+
+
+@dataclass(frozen=True)
+class Use:
+    """How a field is used.
+
+    Attributes:
+        variable: What from_env() reads it from; Tailscale's container image has the name, if any.
+        late: Variables that are read when the node joins, the last of them first; from_env() reads
+            them only from an environment that it is given.
+        by: The backends that use it.
+        native: Its name in the document of tailnet_node_new, with a dot for one in an object; None
+            is the field's own, and "" is none.
+    """
+
+    variable: str = ""
+    late: tuple[str, ...] = ()
+    by: frozenset[Way] = OF_OUR_NODE | {"theirs"}
+    native: str | None = None
+
+
+def use_of(field: FieldInfo) -> Use:
+    """Return how a field is used."""
+    return next((each for each in field.metadata if isinstance(each, Use)), Use())
+
+
+def variables(fields: Mapping[str, FieldInfo], *, late: bool) -> dict[str, str]:
+    """Return the fields by the variables that from_env() reads; of two, the later one wins."""
+    found: dict[str, str] = {}
+    for name, field in fields.items():
+        use = use_of(field)
+        names = use.late if late else (use.variable,)
+        found.update(dict.fromkeys(filter(None, names), name))
+    return found
+
+
+def unused(fields: Mapping[str, FieldInfo], way: Way) -> set[str]:
+    """Return the fields that a backend does not use."""
+    return {name for name, field in fields.items() if way not in use_of(field).by}
+
+
+def native(fields: Mapping[str, FieldInfo], values: Mapping[str, object]) -> dict[str, object]:
+    """Return the document of tailnet_node_new for the values of the fields."""
+    document: dict[str, object] = {}
+    for name, field in fields.items():
+        spelling = use_of(field).native
+        path = (name if spelling is None else spelling).split(".")
+        value = values[name]
+        at = document
+        for part in path[:-1]:
+            inner: dict[str, object] = {}
+            at[part] = inner
+            at = inner
+        if path[-1]:
+            text = "" if value is None else value
+            at[path[-1]] = list(text) if isinstance(text, tuple) else text
+    return document
