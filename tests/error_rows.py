@@ -73,9 +73,13 @@ class Row:
 
 
 def locals_of(error: BaseException | None) -> Iterator[dict[str, object]]:
-    """The library's variables on the way of an error, which crash reporters send away."""
+    """The library's variables on the way of an error, which crash reporters send away.
+
+    Without those of tailnet.testing: the key of an offline tailnet is no secret.
+    """
     while error is not None:
         for frame, _ in traceback.walk_tb(error.__traceback__):
-            if Path(frame.f_code.co_filename).is_relative_to(Path(tailnet.__file__).parent):
+            file, package = Path(frame.f_code.co_filename), Path(tailnet.__file__).parent
+            if file.is_relative_to(package) and not file.is_relative_to(package / "testing"):
                 yield frame.f_locals
         error = error.__cause__ or error.__context__

@@ -139,7 +139,7 @@ def test_an_interrupt_loses_no_descriptor(after: bool) -> None:
     with go:
         with pytest.raises(KeyboardInterrupt):
             fd.adopt(answer)
-        fd.adopt(answer)  # as _lib does
+        fd.adopt(answer)  # as lib does
         assert answer.fd == -1
         fd.cancel()
         assert go.recv(1) == b""

@@ -28,7 +28,7 @@ FLOORS = [
 # Programs of their own, and the offline tailnet, which nothing of a node imports.
 APART = {"bench", "flood", "testcontrol", "tsnode"}
 
-MODULES = sorted(ROOT.glob("go/**/*.go"))
+MODULES = sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("go/**/*.go")])
 LONGEST = 500
 
 

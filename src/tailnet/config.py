@@ -3,10 +3,9 @@
 Rules of this file:
 
 - Every way in (`TailnetConfig(...)`, `from_file`, `from_env`, `model_validate`) ends in a valid
-  configuration or in a TailnetConfigError that names the fields and the reasons.
-- A value that a message quotes is none that may hold a key.
-- One class, and long for that: each field with its check, its default and the place where its value
-  comes from is read together, and stands once more in the signature that type checkers read.
+  configuration or in a TailnetConfigError that names fields and reasons, and quotes no key.
+- Each field is said once, with what else there is to know of it (`Use`); only type checkers read it
+  a second time, in the signature that says what it takes. What is checked is in _configuration/.
 - Go sees only the environment the process was started with, so every variable is read here, when
   the node joins, and passed on explicitly.
 
@@ -23,20 +22,26 @@ secret may stand wherever a key does.
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from ._configuration.environment import control_url as checked_url
 from ._configuration.environment import shared
-from ._configuration.fields import OF_OUR_NODE, Use, Way, native, unused, variables
+from ._configuration.fields import (
+    OF_OUR_NODE,
+    WHY_UNUSED,
+    Use,
+    native,
+    unused,
+    variables,
+    way_of,
+)
 from ._configuration.keys import CLIENT_SECRET, FILE, check_key, read_key, with_parameters
-from ._configuration.names import LABEL, nearest_label, no_name, program_name
+from ._configuration.names import check_route, check_tag, checked_label, no_name, program_name
 from ._configuration.paths import NOT_TEXT, File, Names, is_text, refuse_key
 from ._configuration.places import (
     check_socket,
@@ -54,11 +59,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["TailnetConfig"]
-
-T = TypeVar("T", bound="TailnetConfig")
-
-ROUTE = re.compile(r"[0-9a-f:.]+/(0|[1-9]\d*)", re.IGNORECASE | re.ASCII)
-TAG = re.compile(r"tag:[a-zA-Z][a-zA-Z0-9-]*")
 
 
 class TailnetConfig(Settings):
@@ -243,13 +243,13 @@ class TailnetConfig(Settings):
             raise TailnetConfigError(
                 f"from_env: want a mapping of variables, and not {type(given).__name__}"
             )
-        return cls._from_env(environ, _all_variables(), fields)
+        return cls._from_env(environ, variables(cls.model_fields, late=True), fields)
 
     @classmethod
     def _from_env(
         cls, environ: Mapping[str, str], known: Mapping[str, str], fields: dict[str, Any]
     ) -> Self:
-        way = _way(
+        way = way_of(
             fields.get("backend", "embedded"), managed=bool(fields.get("tailscaled_managed"))
         )
         useless = unused(cls.model_fields, way)
@@ -275,20 +275,13 @@ class TailnetConfig(Settings):
     @classmethod
     def _check_hostname(cls, value: str) -> str:
         refuse_key(value.lower())
-        if not LABEL.fullmatch(value):
-            near = nearest_label(value)
-            raise ValueError(
-                "must be a DNS label (letters, digits and inner hyphens, at most 63), unlike"
-                f" {value!r}" + (f"; {near!r} is one" if near else "")
-            )
-        return value.lower()
+        return checked_label(value)
 
     @field_validator("tags")
     @classmethod
     def _check_tags(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not all(TAG.fullmatch(tag) for tag in value):
-            raise ValueError('each must look like "tag:name"')
         for tag in value:
+            check_tag(tag)
             refuse_key(tag)
         return value
 
@@ -305,13 +298,7 @@ class TailnetConfig(Settings):
     @classmethod
     def _check_routes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for route in value:
-            problem = "each must be a subnet such as 10.1.0.0/16, without host bits"
-            if not ROUTE.fullmatch(route):
-                raise ValueError(problem)
-            try:
-                ipaddress.ip_network(route)
-            except ValueError:
-                raise ValueError(problem) from None
+            check_route(route)
         return value
 
     @field_validator("auth_key", "client_secret")
@@ -465,7 +452,7 @@ class TailnetConfig(Settings):
             "tailscaled_path": self._resolved_tailscaled(environ),
         }
         document: dict[str, Any] = native(type(self).model_fields, values)
-        document["process"]["env"] = shared(environ, _all_variables())
+        document["process"]["env"] = shared(environ, variables(type(self).model_fields, late=True))
         for name in ("state_dir", "tailscaled_socket", "tailscaled_path"):  # absolute only by now
             if not is_text(document[name]):
                 raise TailnetConfigError(f"{name}: {document[name]} {NOT_TEXT}")
@@ -495,8 +482,8 @@ class TailnetConfig(Settings):
 
     def ignored(self) -> str:
         """Say which fields were given that this backend does not use, and why; or ""."""
-        way = _way(self.backend, managed=self.tailscaled_managed)
-        names, why = unused(type(self).model_fields, way), _WHY_UNUSED[way]
+        way = way_of(self.backend, managed=self.tailscaled_managed)
+        names, why = unused(type(self).model_fields, way), WHY_UNUSED[way]
         given = sorted(names & self._given())
         return f"{', '.join(given)} ({why})" if given else ""
 
@@ -508,22 +495,3 @@ def _documented(cls: type[TailnetConfig]) -> str:
 
 
 TailnetConfig.__doc__ = _documented(TailnetConfig)
-
-
-def _all_variables() -> dict[str, str]:
-    fields = TailnetConfig.model_fields
-    return {**variables(fields, late=False), **variables(fields, late=True)}
-
-
-def _way(backend: str, *, managed: bool) -> Way:
-    if backend != "tailscaled":
-        return "embedded"
-    return "managed" if managed else "theirs"
-
-
-_WHY_UNUSED: dict[Way, str] = {
-    "embedded": 'for backend="tailscaled"',
-    "managed": "a managed tailscaled has a private one",
-    "theirs": "a tailscaled that runs has settings of its own: `tailscale set` changes them, and"
-    " tailscaled_managed=True runs one for this program",
-}

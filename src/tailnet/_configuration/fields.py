@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from pydantic.fields import FieldInfo
 
@@ -17,6 +17,21 @@ from pydantic.fields import FieldInfo
 Way = Literal["embedded", "managed", "theirs"]
 
 OF_OUR_NODE: frozenset[Way] = frozenset({"embedded", "managed"})  # else the daemon decides
+
+
+WHY_UNUSED: dict[Way, str] = {
+    "embedded": 'for backend="tailscaled"',
+    "managed": "a managed tailscaled has a private one",
+    "theirs": "a tailscaled that runs has settings of its own: `tailscale set` changes them, and"
+    " tailscaled_managed=True runs one for this program",
+}
+
+
+def way_of(backend: str, *, managed: bool) -> Way:
+    """Return which backend a configuration has."""
+    if backend != "tailscaled":
+        return "embedded"
+    return "managed" if managed else "theirs"
 
 
 @dataclass(frozen=True)
@@ -34,7 +49,7 @@ class Use:
 
     variable: str = ""
     late: tuple[str, ...] = ()
-    by: frozenset[Way] = OF_OUR_NODE | {"theirs"}
+    by: frozenset[Way] = frozenset({"embedded", "managed", "theirs"})
     native: str | None = None
 
 
@@ -44,11 +59,14 @@ def use_of(field: FieldInfo) -> Use:
 
 
 def variables(fields: Mapping[str, FieldInfo], *, late: bool) -> dict[str, str]:
-    """Return the fields by the variables that from_env() reads; of two, the later one wins."""
+    """Return the fields by the variables that they are read from; of two, the later one wins.
+
+    With `late`, also by those that are read when the node joins.
+    """
     found: dict[str, str] = {}
     for name, field in fields.items():
         use = use_of(field)
-        names = use.late if late else (use.variable,)
+        names = (use.variable, *use.late) if late else (use.variable,)
         found.update(dict.fromkeys(filter(None, names), name))
     return found
 
@@ -71,6 +89,7 @@ def native(fields: Mapping[str, FieldInfo], values: Mapping[str, object]) -> dic
             at[part] = inner
             at = inner
         if path[-1]:
-            text = "" if value is None else value
-            at[path[-1]] = list(text) if isinstance(text, tuple) else text
+            if isinstance(value, tuple):
+                value = list(cast("tuple[object, ...]", value))
+            at[path[-1]] = "" if value is None else value
     return document

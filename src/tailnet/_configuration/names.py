@@ -1,4 +1,4 @@
-"""What a node is called by default, and what a name must look like.
+"""What a node is called by default, and what names, tags and routes must look like.
 
 The default is the program's own name, and none where that is the name of what starts programs of
 every kind.
@@ -6,11 +6,14 @@ every kind.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import sys
 import unicodedata
 from pathlib import Path
 
+_TAG = re.compile(r"tag:[a-zA-Z][a-zA-Z0-9-]*")
+_ROUTE = re.compile(r"[0-9a-f:.]+/(0|[1-9]\d*)", re.IGNORECASE | re.ASCII)
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE | re.ASCII)
 
 # What starts programs of every kind: two services would have one name, and one state directory.
@@ -55,3 +58,31 @@ def nearest_label(text: str) -> str:
     ascii_ = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     first = next(filter(None, ascii_.strip().split(".")), "")
     return re.sub(r"[^a-z0-9]+", "-", first).strip("-")[:63].strip("-")
+
+
+def checked_label(value: str) -> str:
+    """Return a host name in lower case; raise ValueError for what is none."""
+    if not LABEL.fullmatch(value):
+        near = nearest_label(value)
+        raise ValueError(
+            "must be a DNS label (letters, digits and inner hyphens, at most 63), unlike"
+            f" {value!r}" + (f"; {near!r} is one" if near else "")
+        )
+    return value.lower()
+
+
+def check_tag(value: str) -> None:
+    """Raise ValueError for what is no tag."""
+    if not _TAG.fullmatch(value):
+        raise ValueError('each must look like "tag:name"')
+
+
+def check_route(value: str) -> None:
+    """Raise ValueError for what is no subnet."""
+    problem = "each must be a subnet such as 10.1.0.0/16, without host bits"
+    if not _ROUTE.fullmatch(value):
+        raise ValueError(problem)
+    try:
+        ipaddress.ip_network(value)
+    except ValueError:
+        raise ValueError(problem) from None

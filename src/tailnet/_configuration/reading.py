@@ -21,21 +21,22 @@ else:
 _PATHS = ("auth_key_file", "state_dir", "tailscaled_socket", "tailscaled_path")
 
 
-def file_of(given: Any) -> Path:
+def file_of(path: str | os.PathLike[str]) -> Path:
     """Return the path of a configuration file, absolute.
 
     Raises:
         TailnetConfigError: it is no path.
     """
+    given: Any = path
     if not isinstance(given, (str, os.PathLike)):
         raise TailnetConfigError(
             f"from_file: want the path of a file, and not {type(given).__name__}"
         )
-    if not str(given):
+    if not str(path):
         raise TailnetConfigError("from_file: the path is empty")
-    if looks_like_key(str(given)) and not os.path.exists(given):  # noqa: PTH110 - never raises
+    if looks_like_key(str(path)) and not os.path.exists(path):  # noqa: PTH110 - never raises
         raise TailnetConfigError("from_file: want the path of a file, not a key")
-    return Path(given).absolute()  # what it names is there, wherever the program then goes
+    return Path(path).absolute()  # what it names is there, wherever the program then goes
 
 
 def fields_of(path: Path) -> dict[str, Any]:
