@@ -620,7 +620,7 @@ def test_closing_ends_a_wait_in_up(face: Face) -> None:
     ):
         net.control.fault("hang")
         waiting = pool.submit(up, face, tailnet)
-        eventually("it has begun", lambda: tailnet._node.node._handle)
+        eventually("it has begun", lambda: tailnet._node._handle)
         face.leave(tailnet)
         with pytest.raises(TailnetClosed):
             waiting.result(20)
