@@ -48,6 +48,17 @@ def test_the_watch_says_it(net: Testnet, victim: TailnetHandle) -> None:
     assert any("an admin has removed it" in text for text in victim.status().health)
 
 
+def test_the_log_says_it(
+    net: Testnet, victim: TailnetHandle, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A program that only waits for connections finds a warning, once."""
+    with victim.listen(":80"):
+        net.control.remove_node("victim")
+        warning = '[victim] node "victim" was removed from the tailnet by an admin; close() it'
+        eventually("the log says it", lambda: warning in caplog.text)
+        assert caplog.text.count(warning) == 1
+
+
 def named(events: Sequence[object]) -> bool:
     """Report whether a warning names the cause."""
     codes = [w.code for e in events if isinstance(e, HealthChanged) for w in e.warnings]

@@ -144,8 +144,10 @@ def test_watch_sees_a_peer_come(face: Face, net: Testnet, node: Node) -> None:
             assert peer.ips == other.handle.ips
 
 
-def test_key_expiry_and_extension_show_and_the_node_goes_on(face: Face) -> None:
-    """An expired key shows in watch(); once it is extended, the node works as before."""
+def test_key_expiry_and_extension_show_and_the_node_goes_on(
+    face: Face, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An expired key shows in watch() and in the log; once extended, the node works as before."""
     with (
         Testnet() as net,
         face.node(net.config("mortal")) as node,
@@ -162,6 +164,10 @@ def test_key_expiry_and_extension_show_and_the_node_goes_on(face: Face) -> None:
             if isinstance(e, models.StateChanged) or (isinstance(e, models.KeyExpiry) and e.expired)
         }:
             seen.append(events.next())
+        warning = (
+            '[mortal] node "mortal" is no longer logged in: its key has expired or was removed'
+        )
+        eventually("the log says it", lambda: warning in caplog.text)
         net.control.extend_keys("mortal")
         events.until("valid", lambda e: isinstance(e, models.KeyExpiry) and not e.expired)
         eventually("it runs again", lambda: node.status().state == "Running")

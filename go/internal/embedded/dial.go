@@ -11,6 +11,7 @@ import (
 	"tailnet/internal/bridge"
 	"tailnet/internal/config"
 	"tailnet/internal/fault"
+	"tailnet/internal/logs"
 	"tailnet/internal/session"
 )
 
@@ -74,6 +75,8 @@ func (s *server) WhyNot(ctx context.Context) error {
 
 // whyGone: the LocalAPI of this process is there as long as the process.
 func (s *server) WhyGone(context.Context) error { return nil }
+
+func (s *server) Logger() *logs.Logger { return s.log }
 
 func (s *server) Stranger(*ipnstate.Status) error { return nil }
 

@@ -3,6 +3,7 @@ package session
 import (
 	"tailscale.com/ipn"
 
+	"tailnet/internal/bridge"
 	"tailnet/internal/fault"
 )
 
@@ -41,6 +42,7 @@ func (s *Session) NoteRemoved(gone bool) {
 	s.mu.Unlock()
 	if gone && !was {
 		s.Note(ipn.NoState) // what waits for the tailnet waits in vain
+		bridge.Go(s.tell)
 	}
 }
 

@@ -19,7 +19,9 @@ import (
 	"tailscale.com/ipn"
 	"tailscale.com/ipn/ipnstate"
 
+	"tailnet/internal/bridge"
 	"tailnet/internal/fault"
+	"tailnet/internal/logs"
 )
 
 // Identity is what control assigned; the reply of tailnet_node_up.
@@ -52,17 +54,20 @@ type Session struct {
 
 // A Host is what a session is of, and knows what the LocalAPI does not say.
 type Host interface {
-	// whyNot says why a node that had joined does not run, or returns nil where it does.
+	// WhyNot says why a node that had joined does not run, or returns nil where it does.
 	WhyNot(ctx context.Context) error
 
-	// whyGone says why the LocalAPI does not answer, or returns nil where it does.
+	// WhyGone says why the LocalAPI does not answer, or returns nil where it does.
 	WhyGone(ctx context.Context) error
 
-	// stranger says that a status is of another node, or returns nil.
+	// Stranger says that a status is of another node, or returns nil.
 	Stranger(*ipnstate.Status) error
 
-	// offline reports whether this machine is known to have no network.
+	// Offline reports whether this machine is known to have no network.
 	Offline() bool
+
+	// Logger returns the node's.
+	Logger() *logs.Logger
 }
 
 func New(of Host) *Session {
@@ -76,12 +81,23 @@ func (s *Session) Note(state ipn.State) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if state != ipn.Running {
+		if state == ipn.NeedsLogin && s.runs != nil && s.runs.Err() == nil {
+			bridge.Go(s.tell)
+		}
 		if s.rest != nil {
 			s.rest()
 		}
 		s.cache.empty()
 	} else if !closed(s.removed) && (s.runs == nil || s.runs.Err() != nil) {
 		s.runs, s.rest = context.WithCancel(s.Ctx)
+	}
+}
+
+// tell logs why a node that ran does not any more: a program that only accepts calls nothing that
+// would say it.
+func (s *Session) tell() {
+	if err := s.host.WhyNot(s.Ctx); err != nil && s.Ctx.Err() == nil {
+		s.host.Logger().At("warning")("%s", fault.Of(err).Message)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"tailscale.com/ipn/ipnstate"
 
 	"tailnet/internal/fault"
+	"tailnet/internal/logs"
 	"tailnet/internal/proxied"
 	"tailnet/internal/session"
 )
@@ -91,6 +92,9 @@ func (l *life) Stranger(st *ipnstate.Status) error {
 	return fault.New(fault.NotRunning, "tailscaled at %s is another node now, %s, after a login or a switch of accounts; "+
 		"make a new Tailnet to use that one", l.Where, strings.TrimSuffix(st.Self.DNSName, "."))
 }
+
+// Logger is that of the node's name, once that is known.
+func (l *life) Logger() *logs.Logger { return l.log }
 
 // Offline is what the daemon would know.
 func (l *life) Offline() bool { return false }
