@@ -103,7 +103,21 @@ def test_a_directory_that_others_may_write_to_is_refused(
     said = refused(net, state, **fields)
     assert f"mode {mode:04o}, and every user may write to it" in said
     assert "chmod o-w it" in said
+    assert ("name a directory inside it" in said) is bool(mode & 0o1000)
     assert list(state.iterdir()) == []
+
+
+@each_backend
+def test_what_is_no_directory_is_refused(
+    net: Testnet, tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    """The error says what it is, and advises no chmod."""
+    file = tmp_path / "file"
+    file.write_text("")
+    null = tmp_path / "null"
+    null.symlink_to("/dev/null")
+    for path, what in ((file, f"{file} is no directory, but a regular file"), (null, "a device")):
+        assert f"{what}; name a directory" in refused(net, path, **fields)
 
 
 @root

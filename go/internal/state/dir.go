@@ -98,7 +98,8 @@ func lockState(dir string) (h Lock, _ error) {
 	}{{"", unix.O_RDONLY | unix.O_DIRECTORY}, {lockName, unix.O_RDWR | unix.O_CREAT | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY}} {
 		f, err := os.OpenFile(filepath.Join(dir, each.name), each.flags, 0o600)
 		if errors.Is(err, unix.ELOOP) {
-			err = errors.New(lockName + " is a symbolic link")
+			h.Release()
+			return nil, fault.New(fault.Config, "state_dir: %s is a symbolic link, and would have another file made; remove it", filepath.Join(dir, lockName))
 		}
 		if err != nil {
 			h.Release()
@@ -184,6 +185,9 @@ func (j *judge) way(dir string) error {
 		case err != nil:
 			return stateError(err, "open %s", at, "name a directory that this user may use")
 		}
+		if mode := st.Mode(); !mode.IsDir() && mode&fs.ModeSymlink == 0 {
+			return fault.New(fault.Config, "state_dir: %s is no directory, but %s; name a directory", at, kind(mode))
+		}
 		if err := j.changeable(at, st, len(rest) > 0); err != nil {
 			return err
 		}
@@ -249,6 +253,8 @@ func (j *judge) inside(dir string) error {
 
 func kind(mode fs.FileMode) string {
 	switch {
+	case mode.IsRegular():
+		return "a regular file"
 	case mode&fs.ModeSymlink != 0:
 		return "a symbolic link"
 	case mode&fs.ModeNamedPipe != 0:
@@ -274,6 +280,8 @@ func (j *judge) changeable(path string, st fs.FileInfo, onTheWay bool) error {
 		why = fmt.Sprintf("this program runs as user %s", userName(j.us))
 		help = fmt.Sprintf("chown it to %d", j.us)
 	case st.Mode()&fs.ModeSymlink != 0, onTheWay && st.Mode()&fs.ModeSticky != 0:
+	case perm&0o002 != 0 && st.Mode()&fs.ModeSticky != 0: // /tmp, say
+		why, help = "every user may write to it", "name a directory inside it, or chmod o-w it"
 	case perm&0o002 != 0:
 		why, help = "every user may write to it", "chmod o-w it"
 	case perm&0o020 != 0 && !j.alone(of.Gid):
