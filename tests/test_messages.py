@@ -111,6 +111,31 @@ def test_whois_of_nonsense(nodes: Pair, target: str) -> None:
     assert json.dumps(target) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda node: node.handle.is_own(None), r"^is_own: None is no address"),
+        (lambda node: node.ping(3), r"^ping: 3 is no address"),
+        (lambda node: node.dial("api:0"), r'^cannot dial "api:0": .*nobody listens on port 0$'),
+        (lambda node: node.listen(True), r'^address True: want "host:port" [^;]*$'),
+        (lambda node: node.listen(":80", backlog=1 << 31), r"want a number from 1 to 2147483647"),
+    ],
+    ids=["is_own", "ping", "port 0", "True", "backlog"],
+)
+def test_the_error_names_what_was_called(
+    nodes: Pair, call: Callable[[Any], object], said: str
+) -> None:
+    """What cannot be meant is a TailnetConfigError about that call."""
+    with pytest.raises(TailnetConfigError, match=said):
+        call(nodes[0])
+
+
+def test_a_ping_of_nobody_says_the_address_once(nodes: Pair) -> None:
+    """An address that no peer has is in the error, and not twice."""
+    with pytest.raises(TailnetUnreachable, match=r"^cannot ping 1\.2\.3\.4: "):
+        nodes[0].ping("1.2.3.4")
+
+
 # --- faces ---
 
 

@@ -205,7 +205,11 @@ func (n *Node) connect(ctx context.Context, address string) (*bridge.Dialed, err
 		return nil, err
 	}
 	if addr.Host == "" || addr.Port == 0 {
-		return nil, fault.New(fault.Config, "cannot dial %q: want host:port, such as \"api:443\"", address)
+		why := ""
+		if addr.Host != "" {
+			why = ", and nobody listens on port 0"
+		}
+		return nil, fault.New(fault.Config, "cannot dial %q: want host:port, such as \"api:443\"%s", address, why)
 	}
 	ctx, done := n.within(ctx)
 	defer done()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"syscall"
@@ -73,7 +74,10 @@ func pingError(target string, ip netip.Addr, r *ipnstate.PingResult) error {
 	if r.IsLocalIP {
 		return fault.New(fault.Config, "ping: %s is this node itself; ping a peer", target)
 	}
-	f := fault.For(fault.Unreachable, errors.New(r.Err), "cannot ping %s (%v)", target, ip)
+	if target != ip.String() {
+		target = fmt.Sprintf("%s (%v)", target, ip)
+	}
+	f := fault.For(fault.Unreachable, errors.New(r.Err), "cannot ping %s", target)
 	if f.Code == fault.Unreachable {
 		f.Errno = int(syscall.EHOSTUNREACH)
 		f.Message += "; status().peers has the peers that this node sees"

@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 
 from ..errors import TailnetConfigError
 from .files import CONFIG_LIMIT, read_text
+from .keys import FILE
 from .paths import check_field
 from .settings import looks_like_key
 
@@ -73,6 +74,10 @@ def placed(fields: dict[str, Any], beside: Path) -> dict[str, Any]:
     for name in _PATHS:
         if isinstance(fields.get(name), str) and fields[name].strip():
             fields[name] = beside.parent / check_field(name, fields[name])
+    for name in ("auth_key", "client_secret"):
+        value = fields.get(name)
+        if isinstance(value, str) and (path := value.strip().removeprefix(FILE)) != value.strip():
+            fields[name] = FILE + str(beside.parent / path.strip()) if path.strip() else value
     return fields
 
 

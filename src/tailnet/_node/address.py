@@ -35,7 +35,7 @@ def address_text(address: Any) -> str:
             with contextlib.suppress(OSError, ValueError):  # a name that /etc/services lacks
                 number = int(port) if port.isdecimal() else socket.getservbyname(port, "tcp")
                 help_ += f": {(str(host), number)}"
-        case int() as port:
+        case int() as port if port is not True and port is not False:
             help_ = f'; port {port} of this node is ":{port}", and of another one "name:{port}"'
         case _:
             help_ = ""
@@ -44,14 +44,14 @@ def address_text(address: Any) -> str:
     )
 
 
-def target_text(target: Any) -> str:
-    """Return the address of what whois may be asked about.
+def target_text(target: Any, asks: str = "whois") -> str:
+    """Return the address of what a question is about; `asks` names the question in errors.
 
     Raises:
         TailnetConfigError: it has none.
     """
     if isinstance(target, socket.socket):
-        target = _peer_of(target)
+        target = _peer_of(target, asks)
     elif hasattr(target, "getpeername"):
         target = target.getpeername()
     elif hasattr(target, "get_extra_info"):  # an asyncio transport or StreamWriter
@@ -67,11 +67,11 @@ def target_text(target: Any) -> str:
         address_text(pair)  # for its error
         return str(pair[0])
     raise TailnetConfigError(
-        f"whois: {quoted(target)} is no address of the tailnet, and no connection"
+        f"{asks}: {quoted(target)} is no address of the tailnet, and no connection"
     )
 
 
-def _peer_of(connection: socket.socket) -> object:
+def _peer_of(connection: socket.socket, asks: str) -> object:
     """Return a connection's peer, as its class or else the kernel names it."""
     try:
         if isinstance(connection, TailnetSocket):
@@ -81,5 +81,5 @@ def _peer_of(connection: socket.socket) -> object:
         with socket.socket(socket.AF_UNIX, fileno=os.dup(connection.fileno())) as plain:
             return plain.getpeername()
     except OSError as e:
-        problem = f"whois: {connection!r} is not connected: {e.strerror}"
+        problem = f"{asks}: {connection!r} is not connected: {e.strerror}"
     raise TailnetConfigError(problem)

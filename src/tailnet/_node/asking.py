@@ -54,7 +54,7 @@ def whois(node: LocalNode, target: Any, timeout: float | None) -> Steps[WhoIs]:
 
 def is_own(node: LocalNode, target: Any) -> bool:
     """Report whether an address, or a connection's peer, is this node. Nothing is asked."""
-    return ip_of(target_text(target)) in node.ips
+    return ip_of(target_text(target, "is_own")) in node.ips
 
 
 def status(node: LocalNode, timeout: float | None) -> Steps[Status]:
@@ -77,7 +77,7 @@ def ping(
 ) -> Steps[Ping]:
     """Ask a peer for an answer."""
     handle, deadline = node.handle(), ops.deadline_of(timeout)
-    text = target_text(target)
+    text = target_text(target, "ping")
     number: object = size  # from callers who may not check types
     if type(number) is not int:
         raise TailnetConfigError(f"ping: size: want a number of bytes, and not {size!r}")

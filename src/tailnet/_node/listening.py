@@ -30,6 +30,8 @@ _LACKS = {
     errno.ENOMEM: "free some memory",
 }
 
+_MOST = (1 << 31) - 1  # connections that wait: an int of C
+
 
 def listen(
     node: LocalNode, address: str | Address, backlog: int, timeout: float | None
@@ -37,8 +39,8 @@ def listen(
     """Make a listener. Where it fails or is given up, nothing is left of it."""
     text, deadline = address_text(address), ops.deadline_of(timeout)
     number: object = backlog  # from callers who may not check types
-    if type(number) is not int or not 1 <= number < 1 << 31:
-        raise TailnetConfigError(f"backlog: want a number, at least 1, and not {backlog!r}")
+    if type(number) is not int or not 1 <= number <= _MOST:
+        raise TailnetConfigError(f"backlog: want a number from 1 to {_MOST}, and not {backlog!r}")
     handle = node.handle()  # before a socket is made
     with _room(node, text):
         listening = Listening(node, backlog)
