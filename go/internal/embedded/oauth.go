@@ -3,6 +3,8 @@ package embedded
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"net/http"
 	"regexp"
 	"strconv"
@@ -34,10 +36,17 @@ func madeKey(ctx context.Context, c *config.Config, log *logs.Logger) (string, e
 	}
 	text := log.Redact(err.Error())
 	if apiRefuses(err) {
-		return "", fault.New(fault.Auth, "the OAuth API makes no auth key for node %q: %s; check client_secret, that it may write auth keys, and that it may give %s",
+		return "", fault.New(fault.Auth, "the OAuth API refuses to make an auth key for node %q: %s; check client_secret, that it may write auth keys, and that it may give %s",
 			c.Hostname, text, strings.Join(c.Tags, ", "))
 	}
-	return "", fault.For(fault.Connect, errors.New(text), "cannot reach the OAuth API, which makes an auth key of client_secret for node %q", c.Hostname)
+	if within.Err() != nil {
+		text = fmt.Sprintf("no answer within %v (%s)", c.Timeout(), text)
+	}
+	var unreachable *net.OpError
+	if errors.As(err, &unreachable) || within.Err() != nil {
+		return "", fault.For(fault.Connect, errors.New(text), "cannot reach the OAuth API, which makes an auth key of client_secret for node %q", c.Hostname)
+	}
+	return "", fault.For(fault.Connect, errors.New(text), "the OAuth API, which makes an auth key of client_secret for node %q, answers without one", c.Hostname)
 }
 
 var apiStatus = regexp.MustCompile(`^Status: (\d+)`) // of Tailscale's API client, which has no public type for it

@@ -5,6 +5,7 @@ No error quotes a key. What is resolved here, and in which order, is in config.p
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
@@ -17,6 +18,8 @@ CLIENT_SECRET = "tskey-client-"  # noqa: S105 - no secret yet
 
 # What names a file in the place of a key, as with `tailscale up --auth-key`.
 FILE = "file:"
+
+_URL = re.compile(r"https?://[^/\s?#]+[^\s?#]*")
 
 # What Go's strconv.ParseBool takes, which reads these parameters of a secret (feature/oauthkey).
 _BOOLEANS = {
@@ -112,5 +115,7 @@ def with_parameters(secret: str, *, ephemeral: bool, preauthorized: bool | None)
         settings[name] = _BOOLEANS[value]
     named = {name: str(bool(value)).lower() for name, value in settings.items()}
     if base := given.get("baseURL"):
+        if not _URL.fullmatch(base):
+            raise ValueError("its parameter baseURL must be https://host or http://host")
         named["baseURL"] = base
     return f"{secret}?{urlencode(named)}"
