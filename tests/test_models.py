@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from tailnet import models
+from tailnet import TailnetConfigError, models
 from tailnet.models._events import _EVENTS, parse_event
 from tailnet.models._people import parse_whois
 from tailnet.models._status import parse_status
@@ -245,3 +245,11 @@ def test_models_are_immutable(model: BaseModel) -> None:
         with pytest.raises(ValidationError, match="frozen"):
             setattr(model, name, None)
     assert model == before
+
+
+@pytest.mark.parametrize("address", [3, None, "nobody", "nobody:80", ("nobody", 80), ()])
+def test_a_peer_is_asked_for_by_its_address(address: Any) -> None:
+    """Whatever is no IP address is a TailnetConfigError that quotes it."""
+    with pytest.raises(TailnetConfigError, match=r" is no IP address$") as caught:
+        parse_status(STATUS).peer(address)
+    assert repr(address).strip("()").split(",")[0] in str(caught.value)
