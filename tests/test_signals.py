@@ -194,6 +194,24 @@ def test_an_interrupted_close_is_finished_before_the_end(
         assert program.wait(WAIT) == -signal.SIGINT
 
 
+@pytest.mark.parametrize("ends", [signal.SIGTERM, signal.SIGKILL])
+def test_an_ephemeral_node_logs_out_at_sigterm(own_net: Testnet, ends: signal.Signals) -> None:
+    """With graceful() the control server forgets it at once; of a killed one it hears nothing."""
+    name = f"fleeting-{ends.name.lower()}"
+    code = f"""
+        from tailnet import *
+        with graceful(), Tailnet(TailnetConfig.from_env(hostname="{name}", ephemeral=True)):
+            print("ready", flush=True)
+            threading.Event().wait()
+        """
+    with begin(code, env=own_net.environ()) as program:
+        assert name in {node.hostname for node in own_net.control.nodes()}
+        program.send_signal(ends)
+        program.wait(WAIT)
+    stays = name in {node.hostname for node in own_net.control.nodes()}
+    assert stays is (ends == signal.SIGKILL)
+
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
