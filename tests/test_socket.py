@@ -804,13 +804,13 @@ def test_a_server_of_the_standard_library_survives_what_cannot_half_close() -> N
 def test_sockets_of_the_asynchronous_face_do_not_block(net: Testnet, server: TailnetHandle) -> None:
     """Event loops refuse a socket with any other timeout than 0."""
 
-    async def connect() -> list[float | None]:
+    async def connect(address: tuple[str, int]) -> list[float | None]:
         async with net.async_tailnet("loop") as tn:
-            address = (str(server.ip), listener.getsockname()[1])
             conns = [await tn.dial(address, timeout=20), await tn.create_connection(address, 20)]
             conns.append(await tn.create_connection(address, socket_options=[]))
             with contextlib.ExitStack() as stack:
                 return [stack.enter_context(conn).gettimeout() for conn in conns]
 
-    with server.listen(":0") as listener:
-        assert asyncio.run(connect()) == [0.0, 0.0, 0.0]
+    with server.listen(":0") as listening:
+        address = (str(server.ip), listening.getsockname()[1])
+        assert asyncio.run(connect(address)) == [0.0, 0.0, 0.0]
