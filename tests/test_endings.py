@@ -148,9 +148,7 @@ def test_who_was_never_accepted_is_reset(net: Testnet, server: TailnetHandle, sa
 
 def test_who_reads_late_reads_all(net: Testnet) -> None:
     """A peer reads all, and a clean end, also when the node has long been gone."""
-    # Some of it waits in the peer's netstack, and so does our FIN: more than the first room of a
-    # connection, and not more than that and the first window (go/internal/bridge/room.go).
-    words = bytes(56 << 10)
+    words = bytes(256 << 10)  # some of it waits in the peer's netstack, and so does our FIN
     with nothing_left(), net.tailnet("late") as late:
         tn = net.tailnet("gone").up()
         with contextlib.ExitStack() as stack:

@@ -81,7 +81,6 @@ func (s *Conns) dial(ctx context.Context, end End, op func(context.Context) (*Di
 		return nil, err
 	}
 	d.Connection, d.Whole, d.Options = NewID(), d.Far.Ends() == AsOne, d.Far.Options()
-	end.narrow()
 	c := s.add(d.Connection, d.Far, end.near)
 	if c == nil {
 		return nil, fault.New(fault.Closed, "the node was closed while dialing %v", d.Remote)
@@ -165,7 +164,6 @@ func (a *Acceptor) HandOver(far Far, peer netip.AddrPort) {
 				far.Abort()
 				return
 			}
-			near.narrow()
 			a.conns.start(id, far, near)
 			return
 		}

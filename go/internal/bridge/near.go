@@ -19,11 +19,6 @@ const sendBuffer = 1 << 20
 type near struct {
 	file *os.File
 	raw  syscall.RawConn
-
-	room    int   // what may wait for Python
-	grown   int   // how much of that is from TakeRoom
-	written int64 // to Python, of a connection's data
-	waited  bool  // for Python to read
 }
 
 // newNear takes ownership of a non-blocking fd.
@@ -35,35 +30,7 @@ func newNear(fd int) (*near, error) {
 		f.Close()
 		return nil, err
 	}
-	return &near{file: f, raw: raw, room: sendBuffer}, nil
-}
-
-// narrow leaves little room on the way to Python, until Python reads (room.go).
-func (n *near) narrow() { n.setRoom(firstRoom) }
-
-func (n *near) setRoom(size int) {
-	n.room = size
-	n.raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, size) })
-}
-
-// widen gives twice the room where Python reads what is sent, and we had to wait for it.
-func (n *near) widen() {
-	if n.waited && n.room < sendBuffer && TakeRoom(int64(n.room)) {
-		n.grown += n.room
-		n.setRoom(2 * n.room)
-	}
-	n.waited = false
-}
-
-// reads reports whether Python has read any of what was written to it. The kernel counts what is
-// left with its own part of it, so that is at least as much as was written where nothing was read.
-func (n *near) reads() bool {
-	if n.room >= sendBuffer { // it did, so often that there is no more to ask
-		return true
-	}
-	left, err := 0, error(nil)
-	n.raw.Control(func(fd uintptr) { left, err = unix.IoctlGetInt(int(fd), unix.TIOCOUTQ) })
-	return err != nil || int64(left) < n.written
+	return &near{f, raw}, nil
 }
 
 // newPair returns our end and the number of Python's end of a new socket pair.
@@ -85,7 +52,7 @@ func newPair() (*near, int, error) {
 func (n *near) chunk(far Far) (carried carrier, err error) {
 	var count int
 	waitErr := n.raw.Read(func(fd uintptr) bool {
-		carried = carrierFor(far, true)
+		carried = carrierFor(far)
 		if count, err = carried.fromNear(int(fd)); err != nil || count == 0 {
 			carried.release()
 		}
@@ -99,7 +66,7 @@ func (n *near) chunk(far Far) (carried carrier, err error) {
 
 // Write sends all of b.
 func (n *near) Write(b []byte) (done int, err error) {
-	err = n.whole(func(fd int) error {
+	err = whole(n.raw, func(fd int) error {
 		for done < len(b) {
 			k, err := retry(func() (int, error) { return unix.Write(fd, b[done:]) })
 			if err != nil {
@@ -110,15 +77,6 @@ func (n *near) Write(b []byte) (done int, err error) {
 		return nil
 	})
 	return done, err
-}
-
-// whole is as the function; it remembers whether there was room at once.
-func (n *near) whole(send func(fd int) error) error {
-	return whole(n.raw, func(fd int) error {
-		err := send(fd)
-		n.waited = n.waited || err == unix.EAGAIN
-		return err
-	})
 }
 
 // whole calls send until it does not return EAGAIN any more, each time once there is room.

@@ -31,8 +31,6 @@ type stackConn struct {
 
 	keeping     keeping
 	userTimeout time.Duration // as the program has set it, or 0
-	grown       atomic.Int64  // of the receive buffer, from bridge.TakeRoom
-	closed      atomic.Bool
 	readable    waiter.Entry
 	awaits      atomic.Pointer[func()] // what to call, once
 }
@@ -160,6 +158,7 @@ func (c *stackConn) Read(b []byte) (int, error) {
 	read, err := c.ep.Read(&w, tcpip.ReadOptions{})
 	switch err.(type) {
 	case nil:
+		c.ep.ModerateRecvBuf(read.Count)
 		return read.Count, nil
 	case *tcpip.ErrWouldBlock:
 		return 0, bridge.ErrNothing
@@ -171,25 +170,6 @@ func (c *stackConn) Read(b []byte) (int, error) {
 	}
 	return 0, errors.New(err.String())
 }
-
-// Widen has gVisor grow the receive window, which it does where much is read within a round trip.
-func (c *stackConn) Widen(n int) {
-	before := c.ep.SocketOptions().GetReceiveBufferSize()
-	step := min(2*before, mostWindow-before) // gVisor may grow it by as much, or a little more
-	if step <= 0 || !bridge.TakeRoom(step) {
-		return
-	}
-	c.ep.ModerateRecvBuf(n)
-	grown := c.ep.SocketOptions().GetReceiveBufferSize() - before
-	bridge.GiveRoom(step - grown)
-	c.grown.Add(grown)
-	if c.closed.Load() { // meanwhile
-		bridge.GiveRoom(c.grown.Swap(0))
-	}
-}
-
-// mostWindow is netstack's largest receive buffer (tcpRXBufMaxSize).
-const mostWindow = 8 << 20
 
 func (c *stackConn) Await(f func()) {
 	c.awaits.Store(&f)
@@ -217,8 +197,6 @@ func (c *stackConn) Delivered() bool {
 
 func (c *stackConn) Close() error {
 	c.ep.Close()
-	c.closed.Store(true)
-	bridge.GiveRoom(c.grown.Swap(0))
 	c.NotifyEvent(0) // whoever awaits would else wait for a peer that may be silent
 	return nil
 }
