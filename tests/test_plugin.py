@@ -107,7 +107,7 @@ def test_next(tailnet_node):
     )
     result.assert_outcomes(**({"passed": 2, "errors": 1} if cycle else {"passed": 1, "failed": 1}))
     result.stdout.fnmatch_lines(
-        "*left open: fd * -> socket:* (<TailnetSocket *; nobody holds it any more)*"
+        "*left open: fd * -> socket:* (<TailnetSocket *; it is no longer referenced)*"
     )
 
 

@@ -218,7 +218,7 @@ class TailnetConfig(Settings):
         file = file_of(path)
         fields = fields_of(file)
         try:
-            return cls(**placed(fields, file))
+            return cls(**placed(fields, cls.model_fields, file.parent))
         except TailnetConfigError as e:
             problem = f"{file}: {e}"
         raise TailnetConfigError(problem)

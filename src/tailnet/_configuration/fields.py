@@ -1,15 +1,13 @@
-"""What else there is to say of a field than its type, its default and its description.
+"""How the fields of TailnetConfig are used: their variables, backends and native names.
 
-A field of TailnetConfig is said once: `Annotated[type, Use(...)]` holds the variables that it is
-read from, the backends that use it, and its name in the document of tailnet_node_new. Everything
-here is derived from that.
+Each field has that beside its type, as `Annotated[type, Use(...)]`; everything here is derived.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 from pydantic.fields import FieldInfo
 
@@ -17,7 +15,6 @@ from pydantic.fields import FieldInfo
 Way = Literal["embedded", "managed", "theirs"]
 
 OF_OUR_NODE: frozenset[Way] = frozenset({"embedded", "managed"})  # else the daemon decides
-
 
 WHY_UNUSED: dict[Way, str] = {
     "embedded": 'for backend="tailscaled"',
@@ -71,6 +68,17 @@ def variables(fields: Mapping[str, FieldInfo], *, late: bool) -> dict[str, str]:
     return found
 
 
+def of_type(fields: Mapping[str, FieldInfo], kind: type) -> list[str]:
+    """Return the fields that hold a value of a class, or None."""
+    return [name for name, field in fields.items() if kind in _types(field.annotation)]
+
+
+def _types(annotation: object) -> Iterator[object]:
+    yield annotation
+    for inner in get_args(annotation):
+        yield from _types(inner)
+
+
 def unused(fields: Mapping[str, FieldInfo], way: Way) -> set[str]:
     """Return the fields that a backend does not use."""
     return {name for name, field in fields.items() if way not in use_of(field).by}
@@ -85,9 +93,7 @@ def native(fields: Mapping[str, FieldInfo], values: Mapping[str, object]) -> dic
         value = values[name]
         at = document
         for part in path[:-1]:
-            inner: dict[str, object] = {}
-            at[part] = inner
-            at = inner
+            at = cast("dict[str, object]", at.setdefault(part, {}))
         if path[-1]:
             if isinstance(value, tuple):
                 value = list(cast("tuple[object, ...]", value))

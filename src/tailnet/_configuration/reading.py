@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
 from ..errors import TailnetConfigError
+from .fields import of_type
 from .files import CONFIG_LIMIT, read_text
 from .keys import FILE
 from .paths import check_field
@@ -18,8 +23,6 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-_PATHS = ("auth_key_file", "state_dir", "tailscaled_socket", "tailscaled_path")
 
 
 def file_of(path: str | os.PathLike[str]) -> Path:
@@ -41,7 +44,7 @@ def file_of(path: str | os.PathLike[str]) -> Path:
 
 
 def fields_of(path: Path) -> dict[str, Any]:
-    """Return the fields of a file's section, with paths relative to its directory.
+    """Return the fields of a file's section.
 
     Raises:
         TailnetConfigError: it cannot be read, or has no such section.
@@ -65,20 +68,24 @@ def fields_of(path: Path) -> dict[str, Any]:
     return dict(tables[0])
 
 
-def placed(fields: dict[str, Any], beside: Path) -> dict[str, Any]:
-    """Return the fields with relative paths made relative to the directory of a file.
+def placed(
+    given: Mapping[str, Any], fields: Mapping[str, FieldInfo], directory: Path
+) -> dict[str, Any]:
+    """Return what a file gives, with each relative path made relative to its directory.
 
     Raises:
         TailnetConfigError: one of them is no path.
     """
-    for name in _PATHS:
-        if isinstance(fields.get(name), str) and fields[name].strip():
-            fields[name] = beside.parent / check_field(name, fields[name])
-    for name in ("auth_key", "client_secret"):
-        value = fields.get(name)
-        if isinstance(value, str) and (path := value.strip().removeprefix(FILE)) != value.strip():
-            fields[name] = FILE + str(beside.parent / path.strip()) if path.strip() else value
-    return fields
+    found = dict(given)
+    texts = {name: value for name, value in given.items() if isinstance(value, str)}
+    for name in texts.keys() & of_type(fields, Path):
+        if texts[name].strip():
+            found[name] = directory / check_field(name, texts[name])
+    for name in texts.keys() & of_type(fields, SecretStr):
+        key = texts[name].strip()
+        if key.startswith(FILE) and (path := key.removeprefix(FILE).strip()):
+            found[name] = FILE + str(directory / path)
+    return found
 
 
 def _is_table(value: Any) -> TypeGuard[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """What this process holds of the tailnet: one registry for nodes, sockets and streams.
 
-Whatever must be closed is added when it is made, and is gone from here when it is dropped. The
-leak checks of tailnet.testing read it, and hear of what is dropped unclosed. Nothing is kept alive.
+Whatever must be closed adds itself when it is made. The registry keeps nothing alive. The leak
+checks of tailnet.testing read it, and learn from it of what is dropped while it is open.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_things: dict[int, weakref.ref[Any]] = {}  # by id(); a WeakSet cannot be read while it grows
+# By id(), and no WeakSet: a list of valuerefs() is safe while another thread adds.
+_things: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
 _hearers: list[Callable[[Any], None]] = []
 
 
 def add(thing: object) -> None:
-    """Take in what has just been made."""
-    number = id(thing)
-    _things[number] = weakref.ref(thing, lambda _: _things.pop(number, None))
+    """Register what has just been made."""
+    _things[id(thing)] = thing
 
 
 def all_of(kind: type[T]) -> list[T]:
-    """Return those of a class that are there, closed ones included."""
-    return [thing for ref in list(_things.values()) if isinstance(thing := ref(), kind)]
+    """Return the living instances of a class, closed ones included."""
+    return [thing for ref in _things.valuerefs() if isinstance(thing := ref(), kind)]
 
 
 def dropped(thing: object) -> None:
-    """Say that something is dropped while it is open: its `__del__` does."""
+    """Report something that is dropped while it is open; its `__del__` calls this."""
     for hear in _hearers:
         hear(thing)
 

@@ -14,7 +14,7 @@ same generator serves both faces. The protocol:
 - A runner exhausts or closes the generator in every case.
 
 A runner for trio would be a third function here, on `trio.lowlevel.wait_readable`. The
-generators are in ops.py, _node/node.py, _node/asking.py, _sockets/listener.py and _node/dialing.py.
+generators are in ops.py and in tailnet/_node.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ Rules of this file:
   counts every descriptor.
 - A connection without a descriptor here does not count: it waits in a listener's queue, or its
   other end is elsewhere.
-- What nobody holds any more, and was not closed, counts too: Python closes it, but only when the
-  last reference happens to go. That is the case of a ResourceWarning.
+- What was not closed before its last reference went counts too: Python closes it, but only when
+  that happens. It is the case of a ResourceWarning.
 - What is left of a node is closed here, so that it is not the next test's failure as well.
 - Closing goes on in the background for a moment. It is waited for, only where something is open.
 """
@@ -92,8 +92,8 @@ class LeakCheck:
             began = time.monotonic()
             pause = threading.Event()
             while fds := self._descriptors():
-                held = any(isinstance(_owner(fd), TcpLike) for fd in fds)
-                if time.monotonic() - began > (HELD_TIMEOUT if held else SETTLE_TIMEOUT):
+                owned = any(isinstance(_owner(fd), TcpLike) for fd in fds)
+                if time.monotonic() - began > (HELD_TIMEOUT if owned else SETTLE_TIMEOUT):
                     break
                 pause.wait(0.005)
             return self.forgotten() + left + [f"fd {fd} -> {what}" for fd, what in fds.items()]
@@ -101,7 +101,7 @@ class LeakCheck:
             self.close()
 
     def close(self) -> None:
-        """Look no more. Idempotent."""
+        """Stop looking. Idempotent."""
         self._hearing.close()
 
     def _close_nodes(self) -> list[str]:
@@ -122,7 +122,7 @@ class LeakCheck:
         }
 
     def _hear(self, thing: Any) -> None:
-        """Take in what is dropped while it is open."""
+        """Note what is dropped while it is open."""
         if isinstance(thing, LocalNode):
             if thing.joined and thing not in self._before.nodes:
                 self._forget(f"node {thing.name!r}", thing)
@@ -132,7 +132,7 @@ class LeakCheck:
                 self._forget(f"fd {fd} -> {_target(fd)}", thing)
 
     def _forget(self, what: str, thing: object) -> None:
-        self._forgotten.append(f"{what} ({thing!r}; nobody holds it any more)")
+        self._forgotten.append(f"{what} ({thing!r}; it is no longer referenced)")
 
 
 @functools.cache
