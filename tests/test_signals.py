@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from types import TracebackType
 
 import pytest
 
 import tailnet
-from tailnet import TailnetHandle
+from tailnet import TailnetHandle, TailnetSocket
 from tailnet.testing import Testnet
 from tests.conftest import WAIT, eventually
 from tests.test_readme import blocks
@@ -58,9 +60,23 @@ def caller(own_net: Testnet) -> Iterator[TailnetHandle]:
         yield handle
 
 
-def serve(net: Testnet, name: str, code: str) -> subprocess.Popen[str]:
+class Program(subprocess.Popen[str]):
+    """A program that ends with a test that fails, and that would else wait for it."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        if kind:
+            self.kill()
+        super().__exit__(kind, error, where)
+
+
+def serve(net: Testnet, name: str, code: str) -> Program:
     """Start a program of the README's with another name for its node."""
-    return subprocess.Popen(
+    return Program(
         [sys.executable, "-c", APP + code.replace('"api"', f'"{name}"')],
         env={**os.environ, **net.environ(), "TS_EPHEMERAL": "true"},
         stderr=subprocess.PIPE,
@@ -68,12 +84,24 @@ def serve(net: Testnet, name: str, code: str) -> subprocess.Popen[str]:
     )
 
 
-def hears_all(
-    caller: TailnetHandle, program: subprocess.Popen[str], name: str, status: int = STOPPED
-) -> None:
+def reach(caller: TailnetHandle, name: str, known: Collection[str] = ()) -> TailnetSocket:
+    """Dial a program, not one of the peers that are known: it is there before it listens."""
+    reached: list[TailnetSocket] = []
+
+    def listens() -> bool:
+        for peer in caller.status().peers:
+            if peer.hostname == name and peer.stable_id not in known:
+                with contextlib.suppress(ConnectionRefusedError):
+                    reached.append(caller.dial((str(peer.ips[0]), 80), timeout=WAIT))
+        return bool(reached)
+
+    eventually(f"{name} listens", listens)
+    return reached[0]
+
+
+def hears_all(caller: TailnetHandle, program: Program, name: str, status: int = STOPPED) -> None:
     """Ask, have the program stopped in the middle, read late, and find everything there."""
-    eventually("it is there", lambda: name in {peer.hostname for peer in caller.status().peers})
-    with caller.dial(f"{name}:80", timeout=WAIT) as conn, conn.makefile("rb") as answer:
+    with reach(caller, name) as conn, conn.makefile("rb") as answer:
         conn.settimeout(WAIT)
         conn.sendall(b"GET / HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n")
         while answer.readline() != b"\r\n":
@@ -178,8 +206,7 @@ def test_an_interrupted_close_is_finished_before_the_end(
         """
     with begin(code, env=own_net.environ()) as program:
         assert program.stdout is not None
-        eventually("it is there", lambda: "full" in {p.hostname for p in caller.status().peers})
-        with caller.dial("full:80", timeout=WAIT) as conn, conn.makefile("rb") as stream:
+        with reach(caller, "full") as conn, conn.makefile("rb") as stream:
             conn.settimeout(WAIT)
             written = int(program.stdout.readline())
             eventually("it waits in close()", lambda: sits_in("poll", program.pid))
@@ -220,20 +247,11 @@ def test_examples_end_in_order(
     own_net: Testnet, caller: TailnetHandle, tmp_path: Path, example: str
 ) -> None:
     """At SIGTERM an example leaves the tailnet quietly, with the status that says so."""
+    environ = {**os.environ, **own_net.environ(), "HOME": str(tmp_path), "XDG_STATE_HOME": ""}
+    command = [sys.executable, "-u", str(EXAMPLES / example / "service.py")]
     known = {peer.stable_id for peer in caller.status().peers}
-    program = subprocess.Popen(
-        [sys.executable, "-u", EXAMPLES / example / "service.py"],
-        env={**os.environ, **own_net.environ(), "HOME": str(tmp_path), "XDG_STATE_HOME": ""},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-    def new() -> list[str]:
-        return [str(peer.ips[0]) for peer in caller.status().peers if peer.stable_id not in known]
-
-    with program:
-        eventually("it is there", new)
-        with caller.dial((new()[0], 80), timeout=WAIT) as conn:
+    with Program(command, env=environ, stderr=subprocess.PIPE, text=True) as program:
+        with reach(caller, "greeter", known) as conn:
             conn.settimeout(WAIT)
             conn.sendall(b"hello\n")
             assert conn.recv(6) == b"Hello "
@@ -312,9 +330,9 @@ def leaving():
 
 def begin(
     code: str, *, command: tuple[str, ...] = (), env: Mapping[str, str] | None = None
-) -> subprocess.Popen[str]:
+) -> Program:
     """Start a program, and wait until it says that it is ready."""
-    program = subprocess.Popen(
+    program = Program(
         [*command, sys.executable, "-c", PROGRAM + textwrap.dedent(code)],
         env={**os.environ, **(env or {})},
         stdin=subprocess.PIPE,
@@ -327,7 +345,7 @@ def begin(
     return program
 
 
-def stop(program: subprocess.Popen[str], *, again: bool = False) -> tuple[int, str, str]:
+def stop(program: Program, *, again: bool = False) -> tuple[int, str, str]:
     """Send SIGTERM, and return the status, the output and the errors of what comes of it."""
     program.terminate()
     if again:
