@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import resource
+import selectors
 import socket
 import struct
 import subprocess
@@ -18,6 +19,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -28,6 +30,7 @@ from tailnet import (
     TailnetConnectError,
     TailnetHandle,
     TailnetResourceError,
+    TailnetSocket,
     TailnetUnsupported,
 )
 from tailnet._engine import limits
@@ -267,6 +270,74 @@ def test_a_control_group_of_192_mib(own_net: Testnet) -> None:
                     conn.sendall(bytes(MIB))
             _, err = process.communicate(timeout=200)
         assert (process.returncode, err) == (0, "")
+
+
+UNREAD = 1000  # connections
+SENT = 512 << 10  # bytes that the peer of each one wants to send
+
+
+def never_read() -> None:
+    """Accept connections and read nothing; after one more, print the memory it took, in MiB."""
+    with (
+        Tailnet(TailnetConfig.from_env(hostname="deaf")) as tn,
+        tn.listen(":80", backlog=1024) as listener,
+    ):
+        before = most_memory()
+        print(tn.ip, flush=True)
+        with contextlib.ExitStack() as stack:
+            for _ in range(UNREAD):
+                stack.enter_context(listener.accept()[0])
+            print("accepted", flush=True)
+            last = listener.accept()[0]
+            print(before, most_memory(), flush=True)
+            # They work as any: what was sent is all there.
+            read = b""
+            while len(read) < SENT and (part := last.recv(SENT)):
+                read += part
+            print(len(read))
+            last.close()
+
+
+def send_all(connections: list[TailnetSocket], size: int) -> None:
+    """Send on all of them what there is room for, until there has been none for a second."""
+    left = dict.fromkeys(connections, size)
+    with selectors.DefaultSelector() as selector:
+        for each in connections:
+            each.setblocking(False)
+            selector.register(each, selectors.EVENT_WRITE)
+        while ready := selector.select(1.0):
+            for key, _ in ready:
+                conn = cast("TailnetSocket", key.fileobj)
+                with contextlib.suppress(BlockingIOError):
+                    left[conn] -= conn.send(bytes(min(left[conn], 16 << 10)))
+                if not left[conn]:
+                    selector.unregister(conn)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("limit", [None, 256 * MIB], ids=["unlimited", "256 MiB"])
+@pytest.mark.timeout(200)
+def test_a_thousand_connections_that_nobody_reads(own_net: Testnet, limit: int | None) -> None:
+    """They take no more than docs/performance.md says, also where memory is short."""
+    with contextlib.ExitStack() as stack:
+        within = ""
+        if limit is not None:
+            within = f"echo $$ > {stack.enter_context(memory_group(limit))}/cgroup.procs"
+        tn = stack.enter_context(own_net.tailnet("talker"))
+        process = stack.enter_context(start(own_net, never_read, within=within))
+        stack.callback(process.kill)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        address = (process.stdout.readline().strip(), 80)
+        held = [stack.enter_context(tn.dial(address, timeout=20)) for _ in range(UNREAD)]
+        assert process.stdout.readline() == "accepted\n"
+        send_all(held, SENT)
+        with tn.dial(address, timeout=20) as last:
+            before, most = map(int, process.stdout.readline().split())
+            last.sendall(bytes(SENT))
+            out, err = process.communicate(timeout=60)
+        assert (process.returncode, err, out.strip()) == (0, "", str(SENT))
+        assert most - before < 200
 
 
 if __name__ == "__main__":

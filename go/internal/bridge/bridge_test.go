@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -359,11 +360,13 @@ var underRace bool
 
 func TestIdleConnectionsHoldNoBuffers(t *testing.T) {
 	made := new(atomic.Int64)
-	before := buffers.New
-	buffers.New = func() any { made.Add(1); return before() }
+	for _, pool := range []*sync.Pool{&buffers, &smallBuffers} {
+		before := pool.New
+		pool.New = func() any { made.Add(1); return before() }
+		defer func() { pool.New = before }()
+	}
 	netstack := func(c HostConn) Far { return struct{ Far }{Kernel(c)} } // no connection of the kernel's
-	defer func() { buffers.New = before }()
-	runtime.GC() // twice empties the pool: what is in use must be made
+	runtime.GC()                                                         // twice empties the pool: what is in use must be made
 	runtime.GC()
 	var s Conns
 	for range 200 {

@@ -26,13 +26,17 @@ type carrier interface {
 	release()
 }
 
-func carrierFor(far Far) carrier {
+// carrierFor returns a carrier that is empty; a large one where much is moved at once.
+func carrierFor(far Far, large bool) carrier {
 	if k, ok := far.(*kernelConn); ok {
 		if p := splicing(k); p != nil {
 			return p
 		}
 	}
-	return buffers.Get().(*buffer)
+	if large {
+		return buffers.Get().(*buffer)
+	}
+	return smallBuffers.Get().(*buffer)
 }
 
 // bufferSize is what a buffer carries at most. 64 KiB was the best of what was measured
@@ -40,14 +44,21 @@ func carrierFor(far Far) carrier {
 const bufferSize = 64 << 10
 
 type buffer struct {
-	room [bufferSize]byte
+	room []byte
 	held int
+	pool *sync.Pool
 }
 
-var buffers = sync.Pool{New: func() any { return new(buffer) }}
+// buffers hold what moves; smallBuffers, what may wait for a Python that reads nothing (room.go).
+var buffers, smallBuffers sync.Pool
+
+func init() {
+	buffers.New = func() any { return &buffer{make([]byte, bufferSize), 0, &buffers} }
+	smallBuffers.New = func() any { return &buffer{make([]byte, leastRoom), 0, &smallBuffers} }
+}
 
 func (b *buffer) fromFar(far Far) (n int, err error) {
-	b.held, err = far.Read(b.room[:])
+	b.held, err = far.Read(b.room)
 	return b.held, err
 }
 
@@ -57,7 +68,7 @@ func (b *buffer) toNear(n *near) error {
 }
 
 func (b *buffer) fromNear(fd int) (_ int, err error) {
-	b.held, err = retry(func() (int, error) { return unix.Read(fd, b.room[:]) })
+	b.held, err = retry(func() (int, error) { return unix.Read(fd, b.room) })
 	return b.held, err
 }
 
@@ -66,4 +77,4 @@ func (b *buffer) toFar(far Far) error {
 	return err
 }
 
-func (b *buffer) release() { buffers.Put(b) }
+func (b *buffer) release() { b.pool.Put(b) }

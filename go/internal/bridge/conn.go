@@ -21,6 +21,9 @@ type Far interface {
 
 	CloseWrite() error
 
+	// Widen may let the peer send more at once: Python has taken n bytes, and reads.
+	Widen(n int)
+
 	// Ends says how the connection can end.
 	Ends() Ends
 
@@ -122,7 +125,7 @@ var errGone = errors.New("python has closed the connection")
 
 func (c *Conn) copyInward() error {
 	for {
-		carried := carrierFor(c.far)
+		carried := carrierFor(c.far, c.near.size >= bufferSize)
 		n, err := carried.fromFar(c.far)
 		c.received.Add(int64(n))
 		if n > 0 && !c.discard {
@@ -130,6 +133,11 @@ func (c *Conn) copyInward() error {
 			werr := carried.toNear(c.near)
 			c.passing.Store(false)
 			c.discard = werr != nil // shutdown(SHUT_RD): what still comes is dropped
+			c.near.written += int64(n)
+			if c.near.reads() {
+				c.near.widen()
+				c.far.Widen(n)
+			}
 		}
 		carried.release()
 		if n > 0 && c.discard && c.near.gone() {

@@ -81,6 +81,7 @@ func (s *Conns) dial(ctx context.Context, end End, op func(context.Context) (*Di
 		return nil, err
 	}
 	d.Connection, d.Whole, d.Options = NewID(), d.Far.Ends() == AsOne, d.Far.Options()
+	end.begin()
 	c := s.add(d.Connection, d.Far, end.near)
 	if c == nil {
 		return nil, fault.New(fault.Closed, "the node was closed while dialing %v", d.Remote)
@@ -164,6 +165,7 @@ func (a *Acceptor) HandOver(far Far, peer netip.AddrPort) {
 				far.Abort()
 				return
 			}
+			near.begin()
 			a.conns.start(id, far, near)
 			return
 		}

@@ -98,6 +98,9 @@ func (c *kernelConn) Await(f func()) {
 	})
 }
 
+// Widen: the kernel does that by itself.
+func (c *kernelConn) Widen(int) {}
+
 // KernelOptions are what Go gives a connection of the kernel (package net).
 var KernelOptions = Options{KeepAlive: 1, KeepIdle: 15, KeepInterval: 15, KeepCount: 9}
 

@@ -19,6 +19,12 @@ const sendBuffer = 1 << 20
 type near struct {
 	file *os.File
 	raw  syscall.RawConn
+
+	size    int   // of the send buffer
+	room    Room  // what of that is beyond the minimum
+	written int64 // to Python, of a connection's data
+	waited  bool  // for Python to read
+	read    bool  // Python has read some of it
 }
 
 // newNear takes ownership of a non-blocking fd.
@@ -30,7 +36,34 @@ func newNear(fd int) (*near, error) {
 		f.Close()
 		return nil, err
 	}
-	return &near{f, raw}, nil
+	return &near{file: f, raw: raw, size: sendBuffer}, nil
+}
+
+// begin gives the way to Python the room that a new connection may have.
+func (n *near) begin() { n.resize(leastRoom + int(n.room.Begin(sendBuffer-leastRoom))) }
+
+func (n *near) resize(size int) {
+	n.size = size
+	n.raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, size) })
+}
+
+// widen gives twice the room where we had to wait for Python, which reads.
+func (n *near) widen() {
+	if size := min(2*n.size, sendBuffer); n.waited && size > n.size && n.room.Take(int64(size-n.size)) {
+		n.resize(size)
+	}
+	n.waited = false
+}
+
+// reads reports whether Python has read any of what was written to it. The kernel counts what is
+// left with its own overhead, so that is at least as much as was written where nothing was read.
+func (n *near) reads() bool {
+	if !n.read {
+		left, err := 0, error(nil)
+		n.raw.Control(func(fd uintptr) { left, err = unix.IoctlGetInt(int(fd), unix.TIOCOUTQ) })
+		n.read = err != nil || int64(left) < n.written
+	}
+	return n.read
 }
 
 // newPair returns our end and the number of Python's end of a new socket pair.
@@ -52,7 +85,7 @@ func newPair() (*near, int, error) {
 func (n *near) chunk(far Far) (carried carrier, err error) {
 	var count int
 	waitErr := n.raw.Read(func(fd uintptr) bool {
-		carried = carrierFor(far)
+		carried = carrierFor(far, true)
 		if count, err = carried.fromNear(int(fd)); err != nil || count == 0 {
 			carried.release()
 		}
@@ -66,7 +99,7 @@ func (n *near) chunk(far Far) (carried carrier, err error) {
 
 // Write sends all of b.
 func (n *near) Write(b []byte) (done int, err error) {
-	err = whole(n.raw, func(fd int) error {
+	err = n.whole(func(fd int) error {
 		for done < len(b) {
 			k, err := retry(func() (int, error) { return unix.Write(fd, b[done:]) })
 			if err != nil {
@@ -77,6 +110,15 @@ func (n *near) Write(b []byte) (done int, err error) {
 		return nil
 	})
 	return done, err
+}
+
+// whole is as the function; it remembers whether there was room at once.
+func (n *near) whole(send func(fd int) error) error {
+	return whole(n.raw, func(fd int) error {
+		err := send(fd)
+		n.waited = n.waited || err == unix.EAGAIN
+		return err
+	})
 }
 
 // whole calls send until it does not return EAGAIN any more, each time once there is room.
@@ -117,6 +159,7 @@ func (n *near) Shutdown(how int) {
 // lives, a close alone would not reach Python. What was sent before can still be read.
 func (n *near) Close() error {
 	n.Shutdown(unix.SHUT_RDWR)
+	n.room.End()
 	return n.file.Close()
 }
 

@@ -72,6 +72,9 @@ func (o *over) CloseWrite() error {
 	return o.under.CloseWrite()
 }
 
+// Widen: what is read from under it widens that.
+func (o *over) Widen(int) {}
+
 func (o *over) Ends() Ends                           { return o.under.Ends() }
 func (o *over) Options() *Options                    { return o.under.Options() }
 func (o *over) SetOption(option Option, value int32) { o.under.SetOption(option, value) }

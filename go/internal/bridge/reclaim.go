@@ -121,6 +121,7 @@ const shareOf, share = 3, 2
 // at: its heap doubles before it is collected, and the kernel would end the process meanwhile.
 // Where the user has set GOMEMLIMIT, that holds.
 func LimitMemory() {
+	defer limitRoom()
 	if os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}

@@ -63,7 +63,7 @@ func (p *pipe) take() (int, error) {
 
 func (p *pipe) fromNear(fd int) (int, error) { return p.fill(fd) }
 
-func (p *pipe) toNear(n *near) error { return whole(n.raw, p.pour) }
+func (p *pipe) toNear(n *near) error { return n.whole(p.pour) }
 
 func (p *pipe) toFar(Far) error { return whole(p.far.raw, p.pour) }
 

@@ -31,6 +31,7 @@ type stackConn struct {
 
 	keeping     keeping
 	userTimeout time.Duration // as the program has set it, or 0
+	room        bridge.Room   // what of the receive buffer is beyond the minimum
 	readable    waiter.Entry
 	awaits      atomic.Pointer[func()] // what to call, once
 }
@@ -75,6 +76,9 @@ func newFar(c net.Conn) (bridge.Far, error) {
 	(*at[*waiter.Queue](g, queueOffset)).EventRegister(&s.readable)
 	s.keeping = defaultKeeping()
 	s.keep()
+	if n := s.room.Begin(mostFirstWindow - leastWindow); n > 0 {
+		s.ep.SocketOptions().SetReceiveBufferSize(leastWindow+n, false) // true would end gVisor's tuning
+	}
 	return s, nil
 }
 
@@ -158,7 +162,6 @@ func (c *stackConn) Read(b []byte) (int, error) {
 	read, err := c.ep.Read(&w, tcpip.ReadOptions{})
 	switch err.(type) {
 	case nil:
-		c.ep.ModerateRecvBuf(read.Count)
 		return read.Count, nil
 	case *tcpip.ErrWouldBlock:
 		return 0, bridge.ErrNothing
@@ -169,6 +172,25 @@ func (c *stackConn) Read(b []byte) (int, error) {
 		return 0, io.EOF
 	}
 	return 0, errors.New(err.String())
+}
+
+// Windows, in bytes of netstack's receive buffer.
+const (
+	leastWindow     = 32 << 10 // tcpRXBufDefSize, as build_patches.py has it
+	mostFirstWindow = 1 << 20  // tcpRXBufDefSize, as tailscale has it
+	mostWindow      = 8 << 20  // tcpRXBufMaxSize
+)
+
+// Widen has gVisor grow the receive window, which it does where much is read within a round trip.
+func (c *stackConn) Widen(n int) {
+	before := c.ep.SocketOptions().GetReceiveBufferSize()
+	step := min(2*before, mostWindow-before) // gVisor may grow it by as much, or a little more
+	if step <= 0 || !c.room.Take(step) {
+		return
+	}
+	c.ep.ModerateRecvBuf(n)
+	grown := c.ep.SocketOptions().GetReceiveBufferSize() - before
+	c.room.Give(step - grown)
 }
 
 func (c *stackConn) Await(f func()) {
@@ -197,6 +219,7 @@ func (c *stackConn) Delivered() bool {
 
 func (c *stackConn) Close() error {
 	c.ep.Close()
+	c.room.End()
 	c.NotifyEvent(0) // whoever awaits would else wait for a peer that may be silent
 	return nil
 }
