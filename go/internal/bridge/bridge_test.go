@@ -355,6 +355,25 @@ func TestIdleConnectionsHoldNoThreads(t *testing.T) {
 	}
 }
 
+func TestAClosedWindowHoldsNoConnectionThatPythonHasClosed(t *testing.T) {
+	defer func(before time.Duration) { lingerLimit = before }(lingerLimit)
+	lingerLimit = 100 * time.Millisecond
+	var s Conns
+	python, peer, _ := dialed(t, &s)
+	python.SetWriteDeadline(time.Now().Add(time.Second))
+	if _, err := python.Write(make([]byte, 64<<20)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("a peer that reads nothing took 64 MiB: %v", err)
+	}
+	if s.Len() != 1 {
+		t.Fatal("a connection that Python has open is ended because its peer does not read")
+	}
+	python.Close()
+	eventually(t, "the connection has ended", func() bool { return s.Len() == 0 })
+	if _, err := io.Copy(io.Discard, peer); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("the peer, which lacks data, sees %v", err)
+	}
+}
+
 // underRace: the race detector makes sync.Pool forget what it is given at random.
 var underRace bool
 

@@ -3,6 +3,7 @@ package bridge
 import (
 	"errors"
 	"io"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,12 +46,12 @@ type Far interface {
 	Abort()
 }
 
-const (
-	// lingerLimit is how long a connection that Python has closed may take to
-	// deliver what was written. gVisor gives a dead peer up by itself; this is for
-	// one that keeps its window shut. Linux allows an orphan about as much.
-	lingerLimit = 2 * time.Minute
+// lingerLimit is how long a connection that Python has closed may take to
+// deliver what was written. gVisor gives a dead peer up by itself; this is for
+// one that keeps its window shut. Linux allows an orphan about as much.
+var lingerLimit = 2 * time.Minute // a test shortens it
 
+const (
 	// unreadLimit is lingerLimit where the peer sends what nobody will read: the kernel's
 	// TCP would reset such a connection at once. This lets the answer out that was given
 	// before; a window that is full may keep its acknowledgement from us.
@@ -168,6 +169,8 @@ func (c *Conn) run() {
 // outward moves Python to tailnet; it returns true when all of it is in the
 // tailnet's hands and there is nothing more to wait for from Python.
 func (c *Conn) outward() bool {
+	stuck := c.giveUpStuck()
+	defer stuck.Stop()
 	for silent := true; ; silent = false {
 		carried, err := c.near.chunk(c.far)
 		if silent && errors.Is(err, unix.ECONNRESET) {
@@ -180,7 +183,9 @@ func (c *Conn) outward() bool {
 		if err != nil { // EOF, or a reset because Python closed without reading everything
 			break
 		}
+		stuck.Reset(lingerLimit)
 		err = carried.toFar(c.far)
+		stuck.Stop()
 		carried.release()
 		if err != nil {
 			Memory.Fail(c.ID)
@@ -197,6 +202,25 @@ func (c *Conn) outward() bool {
 		c.near.awaitGone()
 	}
 	return true
+}
+
+// giveUpStuck returns a stopped timer that runs while a write waits for the peer's window. A peer
+// that answers may keep its window closed as long as Python has the connection open; without
+// Python, the write ends after one to two times lingerLimit.
+func (c *Conn) giveUpStuck() (stuck *time.Timer) {
+	orphaned := false
+	stuck = time.AfterFunc(math.MaxInt64, func() {
+		if c.near.gone() {
+			if orphaned {
+				c.far.Abort()
+				return
+			}
+			orphaned = true
+		}
+		stuck.Reset(lingerLimit)
+	})
+	stuck.Stop()
+	return stuck
 }
 
 // linger waits until the peer has everything; while draining, also for its end.
