@@ -257,6 +257,34 @@ PATCHES = [
         "\th.resetToSynRcvd(isn, irs, opts, deferAccept)\n"
         "\th.retransmitTimer.maxTimeout = 4 * time.Second\n\treturn h\n",
     ),
+    # TCP_USER_TIMEOUT ends a connection whose peer keeps its window closed, as on Linux, also where
+    # the peer answers every probe. That is right where a program has set it; as a default it reset
+    # peers that read nothing for two minutes, against RFC 9293, 3.8.6.1 (MUST-37). With the patches
+    # we say which of them it is, and four probes without an answer end the exception. gVisor counts
+    # lost probes over the whole connection, and resets it after 15; with the last patch an answer
+    # begins the count anew. tests/test_keepalive.py has the case.
+    Patch(
+        "gvisor.dev/gvisor",
+        "pkg/tcpip/transport/tcp/endpoint.go",
+        "\tuserTimeout time.Duration\n",
+        "\tuserTimeout time.Duration\n\n"
+        "\t// SpareClosedWindow has userTimeout spare a peer that keeps its window closed and\n"
+        "\t// answers probes. LockUser guards it.\n"
+        "\tSpareClosedWindow bool\n",
+    ),
+    Patch(
+        "gvisor.dev/gvisor",
+        "pkg/tcpip/transport/tcp/snd.go",
+        "\tif uto != 0 {\n",
+        "\tspare := s.ep.SpareClosedWindow && s.zeroWindowProbing && s.unackZeroWindowProbes < 4\n"
+        "\tif uto != 0 && !spare {\n",
+    ),
+    Patch(
+        "gvisor.dev/gvisor",
+        "pkg/tcpip/transport/tcp/snd.go",
+        "\t\ts.unackZeroWindowProbes--\n",
+        "\t\ts.unackZeroWindowProbes = 0\n",
+    ),
     # Who links Taildrop in receives files: those of the same user's other nodes, without a word, up
     # to the last byte of the disk. With the first patch a program can say of each node whether it
     # has a directory for them (go/internal/node/taildrop.go); with the second, a node that has none

@@ -59,6 +59,34 @@ FORKING = """
             print("reset", flush=True)
 """
 
+# A silent peer is given up after 3 s by default here.
+BRIEF = {"TS_NETSTACK_KEEPALIVE_IDLE": "2s", "TS_NETSTACK_KEEPALIVE_INTERVAL": "250ms"}
+MUCH = 32 << 20  # bytes: more than all buffers between two programs hold
+SENDING = f"""
+    import select
+    from concurrent.futures import ThreadPoolExecutor
+
+    def send(name, conn):
+        try:
+            conn.sendall(bytes({MUCH}))
+            print(name, "sent", flush=True)
+        except OSError as e:
+            print(name, type(e).__name__, flush=True)
+
+    with Tailnet(TailnetConfig.from_env(hostname="sending")) as tn, ThreadPoolExecutor() as pool:
+        living, dying = ((os.environ[each], 80) for each in ("LIVING", "DYING"))
+        conns = [tn.dial(each, timeout=20) for each in (living, living, dying, dying)]
+        kept, limited, closed, written = conns
+        limited.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1500)
+        print("dialed", flush=True)
+        for name, conn in (("kept", kept), ("limited", limited), ("closed", closed)):
+            pool.submit(send, name, conn)
+        sys.stdin.readline()
+        print("kept open", not select.select([kept], [], [], 5)[0], flush=True)
+        sys.stdin.readline()
+        send("written", written)
+"""
+
 
 class Peer:
     """A node in a process of its own, which dies without a word."""
@@ -199,6 +227,43 @@ def test_a_dead_peer_is_noticed_in_the_time_that_was_set(
         assert 4 < last.result() - killed < LATE
         assert is_open(off)  # idle, and nobody asks
         assert is_open(usual)
+
+
+def test_a_closed_window_is_no_death(net: Testnet, server: TailnetHandle, dying: Peer) -> None:
+    """A peer that reads nothing is kept by default while it answers, and given up once dead."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(server.listen(":80"))
+        sending = stack.enter_context(
+            start(net, SENDING, LIVING=str(server.ip), DYING=dying.ip, **BRIEF)
+        )
+        stack.callback(sending.kill)
+        assert sending.stdout
+        assert sending.stdin
+        kept, _ = (stack.enter_context(listener.accept()[0]) for _ in range(2))
+        dying.hold("")
+        dying.hold("")
+        assert sending.stdout.readline() == "dialed\n"
+
+        def tell() -> None:
+            assert sending.stdin
+            sending.stdin.write("go on\n")
+            sending.stdin.flush()
+
+        assert sending.stdout.readline() == "limited ConnectionResetError\n"
+        tell()
+        assert sending.stdout.readline() == "kept open True\n"
+        dying.kill()
+        killed = time.monotonic()
+        tell()
+        ends = {sending.stdout.readline() for _ in range(2)}
+        assert ends == {"closed ConnectionResetError\n", "written ConnectionResetError\n"}
+        assert time.monotonic() - killed < LATE
+        kept.settimeout(WAIT)
+        left = MUCH
+        while left and (part := kept.recv(1 << 20)):
+            left -= len(part)
+        assert left == 0
+        assert sending.stdout.readline() == "kept sent\n"
 
 
 def test_options_are_what_is_in_force(server: TailnetHandle, client: TailnetHandle) -> None:

@@ -153,6 +153,12 @@ func (c *stackConn) keep() {
 	c.ep.SetSockOpt(&idle)
 	c.ep.SetSockOpt(&interval)
 	c.ep.SetSockOpt(&userTimeout)
+	if ep, ok := c.ep.(*tcp.Endpoint); ok {
+		// A default must not end a connection to a peer that lives and reads nothing.
+		ep.LockUser()
+		ep.SpareClosedWindow = c.userTimeout == 0
+		ep.UnlockUser()
+	}
 	c.ep.SetSockOptInt(tcpip.KeepaliveCountOption, k.count)
 	c.ep.SocketOptions().SetKeepAlive(k.alive)
 }

@@ -150,6 +150,7 @@ class TcpLike(socket.socket):
         SO_KEEPALIVE, TCP_KEEPIDLE (TCP_KEEPALIVE on macOS), TCP_KEEPINTVL, TCP_KEEPCNT and
         TCP_USER_TIMEOUT act on the tailnet's connection, also when a forked child sets them. Until
         TCP_USER_TIMEOUT is set, it is 120 s, or longer where keepalive needs that for all probes.
+        A peer that reads nothing is kept for as long as it answers, unless TCP_USER_TIMEOUT is set.
         Other options of TCP and IP are kept and have no effect. So are these five where the
         connection cannot be reached: through a `tailscaled` without a TUN, which holds the
         connection itself, and in a process that received the socket from another one.
