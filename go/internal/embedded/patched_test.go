@@ -60,8 +60,9 @@ func TestFlushGivesAll(t *testing.T) {
 
 // wire is the peer of a netstack's one connection, played by hand.
 type wire struct {
-	t    *testing.T
-	link *channel.Endpoint
+	t      *testing.T
+	link   *channel.Endpoint
+	window uint16 // the peer's
 }
 
 var (
@@ -101,7 +102,7 @@ func (w wire) send(from, to uint16, flags header.TCPFlags, seq, ack uint32) {
 	ip.SetChecksum(^ip.CalculateChecksum())
 	segment := header.TCP(b[header.IPv4MinimumSize:])
 	segment.Encode(&header.TCPFields{SrcPort: from, DstPort: to, SeqNum: seq, AckNum: ack,
-		Flags: flags, DataOffset: header.TCPMinimumSize, WindowSize: 30000})
+		Flags: flags, DataOffset: header.TCPMinimumSize, WindowSize: w.window})
 	sum := header.PseudoHeaderChecksum(header.TCPProtocolNumber, peerAddress, ourAddress, header.TCPMinimumSize)
 	segment.SetChecksum(^checksum.Checksum(segment, sum))
 	p := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(b)})
@@ -119,7 +120,7 @@ func newStackAt(t *testing.T, clock tcpip.Clock) (*stack.Stack, wire) {
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol},
 	})
 	t.Cleanup(s.Close)
-	w := wire{t, channel.New(64, 1280, "")}
+	w := wire{t, channel.New(64, 1280, ""), 30000}
 	s.CreateNIC(1, w.link)
 	s.AddProtocolAddress(1, tcpip.ProtocolAddress{Protocol: header.IPv4ProtocolNumber,
 		AddressWithPrefix: ourAddress.WithPrefix()}, stack.AddressProperties{})
@@ -162,6 +163,57 @@ func TestAFinSentAgainChangesNoState(t *testing.T) {
 	w.until(header.TCPFlagFin) // again, for nobody has acknowledged it
 	w.answer(syn, header.TCPFlagAck, 2, ours+1)
 	awaitState(t, e, tcp.StateTimeWait)
+}
+
+// TestAClosedWindowIsKeptWhileProbesAreAnswered fails where build_patches.py was not applied.
+func TestAClosedWindowIsKeptWhileProbesAreAnswered(t *testing.T) {
+	const step = 2 * time.Minute // the longest time between two probes
+	for name, spare := range map[string]bool{"by default": true, "as set": false} {
+		t.Run(name, func(t *testing.T) {
+			clock := faketime.NewManualClock()
+			s, w := newStackAt(t, clock)
+			w.window = 0
+			e, err := s.NewEndpoint(header.TCPProtocolNumber, header.IPv4ProtocolNumber, new(waiter.Queue))
+			if err != nil {
+				t.Fatal(err)
+			}
+			limit := tcpip.TCPUserTimeoutOption(step)
+			e.SetSockOpt(&limit)
+			e.(*tcp.Endpoint).LockUser()
+			e.(*tcp.Endpoint).SpareClosedWindow = spare
+			e.(*tcp.Endpoint).UnlockUser()
+			e.Connect(tcpip.FullAddress{Addr: peerAddress, Port: 80})
+			syn := w.until(header.TCPFlagSyn)
+			ours := syn.SequenceNumber() + 1
+			w.answer(syn, header.TCPFlagSyn|header.TCPFlagAck, 0, ours)
+			awaitState(t, e, tcp.StateEstablished)
+			w.until(header.TCPFlagAck)
+			if _, err := e.Write(bytes.NewReader([]byte("x")), tcpip.WriteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			if !spare {
+				clock.Advance(time.Second)
+				w.until(header.TCPFlagAck)
+				w.answer(syn, header.TCPFlagAck, 1, ours)
+				clock.Advance(step)
+				awaitState(t, e, tcp.StateError)
+				return
+			}
+			for probe := range 60 { // two hours, with 20 probes lost
+				clock.Advance(step)
+				w.until(header.TCPFlagAck)
+				if probe%3 > 0 {
+					w.answer(syn, header.TCPFlagAck, 1, ours)
+				}
+			}
+			for range 4 {
+				clock.Advance(step)
+				w.until(header.TCPFlagAck)
+			}
+			clock.Advance(step)
+			awaitState(t, e, tcp.StateError)
+		})
+	}
 }
 
 // inTimeWait makes a connection from port 1000 that a Forwarder, as Tailscale's netstack has one,
