@@ -45,18 +45,22 @@ def joining(face: Face, net: Testnet, name: str, **fields: Any) -> Iterator[Any]
 # --- an expired key ---
 
 
-@pytest.fixture
-def expired(net: Testnet, tmp_path: Path) -> Iterator[dict[str, Any]]:
+@pytest.fixture(params=["embedded", "managed"])
+def expired(
+    request: pytest.FixtureRequest, net: Testnet, tmp_path: Path
+) -> Iterator[dict[str, Any]]:
     """The settings of a node that a person has logged in, and whose key has expired."""
-    fields: dict[str, Any] = {"name": f"expired{next(numbers)}", "state_dir": tmp_path / "state"}
-    with nothing_left():
+    name = f"expired{next(numbers)}"
+    fields: dict[str, Any] = {"state_dir": tmp_path / "state"}
+    if request.param == "managed":
+        fields |= {**HOW, "tailscaled_path": binaries()[0]}
+    with nothing_left(), no_child_left():
         net.control.set_require_login(True)
-        tailnet = net.tailnet(fields["name"], state_dir=fields["state_dir"])
-        with contextlib.closing(tailnet):
+        with contextlib.closing(net.tailnet(name, **fields)) as tailnet:
             tailnet.up(20, on_login=net.control.complete_login)
-        net.control.expire_keys(fields["name"])
+        net.control.expire_keys(name)
         try:
-            yield fields
+            yield {"name": name, **fields}
         finally:
             net.control.set_require_login(False)
 
@@ -84,7 +88,8 @@ def test_waiting_while_the_key_is_extended(
     urls: list[str] = []
     with joining(face, net, **expired) as tailnet, Pool(1) as pool:
         waiting = pool.submit(face.up, tailnet, on_login=urls.append, timeout=30)
-        eventually("it waits for a person", lambda: urls)
+        eventually("it waits for a person, or fails", lambda: urls or waiting.done())
+        assert urls, waiting.result()
         net.control.extend_keys(expired["name"])
         began = time.monotonic()
         joined: Any = waiting.result()

@@ -6,13 +6,11 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"tailscale.com/ipn"
 	"tailscale.com/ipn/ipnstate"
-	"tailscale.com/ipn/store"
 	"tailscale.com/types/key"
 
 	"tailnet/internal/fault"
@@ -97,18 +95,23 @@ func (l *life) join(ctx context.Context, args session.UpArgs) (_ *session.Identi
 
 // nodeKey returns the one that a child has joined with; zero where it has not, or keeps none.
 func (l *life) nodeKey() (none key.NodePublic) {
-	if l.cfg.StateDir == "" {
+	keys := l.keys()
+	if keys == nil || keys.NodeKey().IsZero() {
 		return none
 	}
-	kept, err := store.NewFileStore(l.log.At("debug"), filepath.Join(l.cfg.StateDir, state.StateFile))
+	return keys.NodeKey().Public()
+}
+
+// keys returns those that a child keeps; nil where it keeps none.
+func (l *life) keys() *state.Keys {
+	if l.child == nil || l.cfg.Ephemeral || l.cfg.StateDir == "" {
+		return nil
+	}
+	keys, err := state.ReadKeys(l.log.At("debug"), l.cfg.StateDir)
 	if err != nil {
-		return none
+		return nil
 	}
-	k := (&state.Keys{StateStore: kept}).NodeKey()
-	if k.IsZero() {
-		return none
-	}
-	return k.Public()
+	return keys
 }
 
 // probe asks the daemon for its state and its preferences, and whose it is. A child, which

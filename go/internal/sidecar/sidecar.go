@@ -1,7 +1,7 @@
 // Package sidecar is a node that a tailscaled runs: one that is there, or a child of ours.
 //
-// Read sidecar.go, joining.go, daemon.go and hearing.go for its life, listen.go, serve.go and dial.go for
-// that of a connection, and child.go for a daemon of our own.
+// Read sidecar.go, joining.go, expiry.go, daemon.go and hearing.go for its life, listen.go, serve.go and
+// dial.go for that of a connection, and child.go for a daemon of our own.
 package sidecar
 
 import (
@@ -22,10 +22,9 @@ import (
 )
 
 /*
-sidecar is a node that a tailscaled runs: one that is there, or a child of ours (child.go).
-Everything is asked through its LocalAPI, with Tailscale's own client (localapi.go). How it
-joins is joining.go, how connections come in serve.go, how they go out through.go; a daemon with a TUN needs neither, its node's
-addresses are the kernel's (tun.go).
+A Backend asks the daemon everything through its LocalAPI, with Tailscale's own client. Where the
+daemon has a TUN, its node's addresses are the kernel's; else connections come in and go out
+through entries in its serve configuration, and through its proxy.
 
 The daemon lives on its own terms: it restarts, is stopped, logs out, switches to another
 account. The session then does not run, and says why; it runs again when the same node is
@@ -51,6 +50,7 @@ type life struct {
 	process atomic.Pointer[proxied.Process] // the daemon, as it was when this watch of it began
 	node    string                          // its node's stable ID: another one is not ours
 	begun   atomic.Bool                     // it has been told to log in with our key
+	awaits  bool                            // we look whether the admin extends its expired node key
 	serve   serving
 
 	refusals logs.Flood // of connections to where tailscaled forwards to, which every local user can make
@@ -79,6 +79,9 @@ func (s *Backend) Up(ctx context.Context, args session.UpArgs) (*session.Identit
 		}
 	}
 	id, err := l.join(ctx, args)
+	if fault.Is(err, fault.LoginRequired) {
+		l.awaitExtension()
+	}
 	if err != nil && !session.Pending(ctx, err) {
 		l.end()
 		l = nil

@@ -24,7 +24,7 @@ before it is sent, and the next attempt, of this process or of the next one on t
 directory, sends it again. The server then knows the node and asks it for no auth key.
 */
 
-// Keys are what the store of a node has: its keys, and its preferences.
+// Keys are what the store of a node has: its machine key, its node key, and its preferences.
 type Keys struct {
 	ipn.StateStore
 	Machine key.MachinePrivate
@@ -47,9 +47,26 @@ func init() {
 	}
 }
 
-// OpenKeys reads the store of a state directory, or makes one in memory, and makes the machine
-// key of a new machine.
+// OpenKeys is ReadKeys that makes the machine key of a new machine.
 func OpenKeys(logf tslogger.Logf, dir string) (*Keys, error) {
+	id, err := ReadKeys(logf, dir)
+	if err != nil || !id.Machine.IsZero() {
+		return id, err
+	}
+	id.Machine = key.NewMachine()
+	text, err := id.Machine.MarshalText()
+	if err == nil {
+		err = id.WriteState(ipn.MachineKeyStateKey, text)
+	}
+	if err != nil {
+		return nil, stateError(err, "write to %s", filepath.Join(dir, StateFile), "let this user write to it")
+	}
+	return id, nil
+}
+
+// ReadKeys reads the store of a state directory, or makes one in memory. A machine that has never
+// been up has no machine key.
+func ReadKeys(logf tslogger.Logf, dir string) (*Keys, error) {
 	var err error
 	id, where := &Keys{}, filepath.Join(dir, StateFile)
 	if dir == "" {
@@ -62,14 +79,9 @@ func OpenKeys(logf tslogger.Logf, dir string) (*Keys, error) {
 	}
 	text, err := id.ReadState(ipn.MachineKeyStateKey)
 	if errors.Is(err, ipn.ErrStateNotExist) {
-		id.Machine = key.NewMachine()
-		if text, err = id.Machine.MarshalText(); err == nil {
-			err = id.WriteState(ipn.MachineKeyStateKey, text)
-		}
-		if err != nil {
-			return nil, stateError(err, "write to %s", where, "let this user write to it")
-		}
-	} else if err != nil || id.Machine.UnmarshalText(text) != nil || id.Machine.IsZero() {
+		return id, nil
+	}
+	if err != nil || id.Machine.UnmarshalText(text) != nil || id.Machine.IsZero() {
 		return nil, fault.New(fault.Config, "state_dir: the MachineKey in %s is damaged; restore the state, or remove it to join as a new machine", where)
 	}
 	return id, nil
