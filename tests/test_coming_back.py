@@ -70,7 +70,7 @@ def test_up_again_after_the_key_was_extended(
 ) -> None:
     """Once the admin has extended the key, the next up() goes on at once, as the same node."""
     with joining(face, net, **expired) as tailnet:
-        with pytest.raises(TailnetLoginRequired):
+        with pytest.raises(TailnetLoginRequired, match="its node key has expired, or an admin"):
             face.up(tailnet)
         with pytest.raises(TailnetLoginRequired):  # not yet
             face.up(tailnet)

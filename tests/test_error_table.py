@@ -310,7 +310,7 @@ UP = [
         TailnetConnectError,
         2,
         "rate limited",
-        "retry after 7s",
+        "try again in 7 s",
         ConnectionError,
         note="`.retry_after` is kept to",
     ),

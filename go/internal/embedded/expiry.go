@@ -12,6 +12,10 @@ import (
 // logged the node in. It does so once in the server's life: should the server not let the old
 // key in after all, it is the person's turn.
 func (s *server) awaitExtension(c *config.Config) {
+	if s.awaiting {
+		return
+	}
+	s.awaiting = true
 	sys := s.ts.Sys()
 	old := session.Expired{
 		Keys:       s.keys,
@@ -20,10 +24,6 @@ func (s *server) awaitExtension(c *config.Config) {
 		Dialer:     sys.Dialer.Get(),
 		Disco:      sys.MagicSock.Get().DiscoPublicKey(),
 	}
-	if s.awaiting || s.retags || !old.HasKey() {
-		return
-	}
-	s.awaiting = true
 	bridge.Go(func() {
 		if old.AwaitExtension(s.Ctx, c, s.log) {
 			s.Local.Start(s.Ctx, ipn.Options{})

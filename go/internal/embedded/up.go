@@ -38,7 +38,8 @@ func (e *Backend) Up(ctx context.Context, args session.UpArgs) (*session.Identit
 	if err == nil || fault.Is(err, fault.Auth) {
 		e.made = "" // it has served, or never will
 	}
-	if fault.Is(err, fault.LoginRequired) {
+	if fault.Is(err, fault.LoginRequired) && !s.retags && !s.keys.NodeKey().IsZero() {
+		err = session.Explain(err)
 		s.awaitExtension(e.cfg)
 	}
 	if err == nil || session.Pending(ctx, err) {

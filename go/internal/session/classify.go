@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"regexp"
 	"strconv"
@@ -109,9 +110,7 @@ func (p *progress) decide(c *config.Config, waitForPerson bool) (running bool, _
 	case strings.Contains(said, "requires logging to be enabled"):
 		return false, fault.New(fault.Unsupported, "this tailnet admits only nodes that send their logs to Tailscale; set log_upload=True")
 	case strings.Contains(said, "rate limited"):
-		e := fault.New(fault.Connect, "%s: %s", c.ControlName(), said)
-		e.RetryAfter = retryAfter(said)
-		return false, e
+		return false, rateLimited(c, said)
 	case strings.Contains(said, "key hex has the wrong size"):
 		said, _, _ = strings.Cut(said, "\n")
 		return false, fault.New(fault.Connect, "what answers as %s is no control server (%s); check control_url, and whether a proxy or a network's login page answers instead", c.ControlName(), said)
@@ -129,6 +128,22 @@ func (p *progress) decide(c *config.Config, waitForPerson bool) (running bool, _
 	}
 	return false, nil
 }
+
+// rateLimited has the delay as a number, and in the message as a person reads it. Whether somebody
+// tries again is for the caller to say, not for Tailscale's code.
+func rateLimited(c *config.Config, said string) *fault.Error {
+	seconds := retryAfter(said)
+	when := "later"
+	if seconds > 0 {
+		when = fmt.Sprintf("in %.0f s", math.Ceil(seconds))
+		said = willRetry.ReplaceAllString(said, "")
+	}
+	e := fault.New(fault.Connect, "%s: %s; try again %s", c.ControlName(), said, when)
+	e.RetryAfter = seconds
+	return e
+}
+
+var willRetry = regexp.MustCompile(`[;,:]? *\(?(will )?retry after \S+$`)
 
 func refused(c *config.Config, said string) *fault.Error {
 	help := "give it a valid auth key"

@@ -15,6 +15,7 @@ import (
 	"tailscale.com/util/eventbus"
 
 	"tailnet/internal/config"
+	"tailnet/internal/fault"
 	"tailnet/internal/logs"
 	"tailnet/internal/state"
 )
@@ -41,8 +42,12 @@ type Expired struct {
 	Disco      key.DiscoPublic
 }
 
-// HasKey reports whether it has ever joined.
-func (x Expired) HasKey() bool { return !x.Keys.NodeKey().IsZero() }
+// Explain says why a node that has joined before must log in.
+func Explain(err error) error {
+	f := *fault.Of(err)
+	f.Message += "; it has joined before, so its node key has expired, or an admin has removed it"
+	return &f
+}
 
 // AwaitExtension reports whether the admin has extended the key; false is that ctx has ended.
 func (x Expired) AwaitExtension(ctx context.Context, c *config.Config, log *logs.Logger) bool {

@@ -97,6 +97,19 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
+func TestARateLimitIsAPersonsToRead(t *testing.T) {
+	cfg := &config.Config{Hostname: "api", ControlURL: "http://control.test"}
+	for said, want := range map[string]string{
+		"node registration rate limited; will retry after 8.361970589s": "node registration rate limited; try again in 9 s",
+		"rate limited: slow down (retry after 2m)":                      "rate limited: slow down; try again in 120 s",
+		"rate limited: slow down (retry after NaN)":                     "rate limited: slow down (retry after NaN); try again later",
+	} {
+		if err := rateLimited(cfg, said); err.Message != cfg.ControlName()+": "+want {
+			t.Errorf("%s: %s", said, err.Message)
+		}
+	}
+}
+
 // TestAStateIsToldOnce: a bus that is taken up again begins with the state.
 func TestAStateIsToldOnce(t *testing.T) {
 	fd, err := bridge.NewStream(func(s *bridge.Stream) error {

@@ -12,13 +12,13 @@ import (
 
 	"tailnet/internal/bridge"
 	"tailnet/internal/session"
+	"tailnet/internal/state"
 )
 
 // awaitExtension has a child go on with its old node key, if the admin extends that before a person
-// has logged the node in. A daemon that is not ours keeps its keys to itself.
-func (l *life) awaitExtension() {
-	keys := l.keys()
-	if l.awaits || keys == nil || keys.NodeKey().IsZero() {
+// has logged the node in.
+func (l *life) awaitExtension(keys *state.Keys) {
+	if l.awaits {
 		return
 	}
 	l.awaits = true

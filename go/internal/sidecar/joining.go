@@ -102,7 +102,7 @@ func (l *life) nodeKey() (none key.NodePublic) {
 	return keys.NodeKey().Public()
 }
 
-// keys returns those that a child keeps; nil where it keeps none.
+// keys returns those that a child keeps; nil where it keeps none, or the daemon is not ours.
 func (l *life) keys() *state.Keys {
 	if l.child == nil || l.cfg.Ephemeral || l.cfg.StateDir == "" {
 		return nil

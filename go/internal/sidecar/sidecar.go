@@ -80,7 +80,10 @@ func (s *Backend) Up(ctx context.Context, args session.UpArgs) (*session.Identit
 	}
 	id, err := l.join(ctx, args)
 	if fault.Is(err, fault.LoginRequired) {
-		l.awaitExtension()
+		if keys := l.keys(); keys != nil && !keys.NodeKey().IsZero() {
+			err = session.Explain(err)
+			l.awaitExtension(keys)
+		}
 	}
 	if err != nil && !session.Pending(ctx, err) {
 		l.end()
