@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from datetime import datetime, timezone
 from ipaddress import ip_address
 from typing import Any
@@ -247,9 +248,18 @@ def test_models_are_immutable(model: BaseModel) -> None:
     assert model == before
 
 
-@pytest.mark.parametrize("address", [3, None, "nobody", "nobody:80", ("nobody", 80), ()])
-def test_a_peer_is_asked_for_by_its_address(address: Any) -> None:
+@pytest.mark.parametrize(
+    ("address", "quoted"),
+    [
+        (3, "3"),
+        (None, "None"),
+        ("nobody", "'nobody'"),
+        ("nobody:80", "'nobody:80'"),
+        (("nobody", 80), "'nobody'"),
+        ((), "()"),
+    ],
+)
+def test_a_peer_is_asked_for_by_its_address(address: Any, quoted: str) -> None:
     """Whatever is no IP address is a TailnetConfigError that quotes it."""
-    with pytest.raises(TailnetConfigError, match=r" is no IP address$") as caught:
+    with pytest.raises(TailnetConfigError, match=f"^{re.escape(quoted)} is no IP address$"):
         parse_status(STATUS).peer(address)
-    assert repr(address).strip("()").split(",")[0] in str(caught.value)

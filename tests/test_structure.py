@@ -26,7 +26,7 @@ FLOORS = [
     {"fault"},
 ]
 # Programs of their own, and the offline tailnet, which nothing of a node imports.
-APART = {"bench", "flood", "testcontrol", "tsnode"}
+APART = {"bench", "flood", "testcontrol"}
 
 MODULES = sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("go/**/*.go")])
 LONGEST = 500
@@ -87,12 +87,6 @@ def test_no_python_module_imports_in_a_circle() -> None:
         for name in leaves:
             del graph[name]
     assert not graph
-
-
-def test_one_module_imports_the_extension() -> None:
-    """Everything else calls the library through _engine/lib.py."""
-    importers = {name for name, text in texts().items() if re.search(r"import _native\b", text)}
-    assert importers == {"_engine/lib.py"}
 
 
 def texts() -> dict[str, str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,25 @@ def test_one_str_is_not_a_list_of_tags(net: Testnet) -> None:
     """A str in the place of a list of tags is an error, not a tag for each letter."""
     with pytest.raises(TypeError, match=r"want a list of strings such as \['tag:a'\], not a str"):
         net.control.set_tags("whoever", "tag:a")
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda c: c.expire_keys(3), "expire_keys: node: want str, and not 3"),
+        (lambda c: c.fault("status", status="x"), "fault: status: want int, and not 'x'"),
+        (lambda c: c.add_fake_nodes(True), "add_fake_nodes: count: want int, and not True"),
+        (lambda c: c.set_require_login(1), "set_require_login: value: want bool, and not 1"),
+        (
+            lambda c: c.set_app_caps(3),
+            "caps: want a mapping of names to lists of values, and not 3",
+        ),
+    ],
+)
+def test_arguments_of_another_type(net: Testnet, call: Callable[[Any], None], said: str) -> None:
+    """They are a TypeError that says which, and not a fault of the library's."""
+    with pytest.raises(TypeError, match=re.escape(said)):
+        call(net.control)
 
 
 @pytest.mark.parametrize("seconds", [-1, math.inf, math.nan])

@@ -61,7 +61,7 @@ func (r *Room) Begin(n int64) int64 {
 	return n
 }
 
-// Take takes n bytes, and reports whether there were as many. Give gives some of them back.
+// Take takes n bytes, and reports whether there were as many.
 func (r *Room) Take(n int64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -75,6 +75,7 @@ func (r *Room) Take(n int64) bool {
 	return true
 }
 
+// Give gives back n bytes of what was taken, also after End.
 func (r *Room) Give(n int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

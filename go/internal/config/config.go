@@ -75,6 +75,7 @@ func Parse(b []byte) (*Config, error) {
 	return c, nil
 }
 
+// Timeout is connect_timeout.
 func (c *Config) Timeout() time.Duration {
 	return time.Duration(c.ConnectTimeout * float64(time.Second))
 }
@@ -109,4 +110,5 @@ func (c *Config) Key() string {
 	return c.ClientSecret
 }
 
+// HasSecret reports whether the key is an OAuth client secret, of which a key is to be made.
 func (c *Config) HasSecret() bool { return strings.HasPrefix(c.Key(), oauthSecret) }

@@ -22,6 +22,7 @@ tailnet's DNS, the address is checked to be a peer's (or routed by one), and the
 that very address is dialed, through the netstack.
 */
 
+// Dial connects over the tailnet; ctx bounds it. Errors are those of session.DialError.
 func (e *Backend) Dial(ctx context.Context, addr config.Address) (*bridge.Dialed, error) {
 	s, err := e.running()
 	if err != nil {
@@ -73,9 +74,10 @@ func (s *server) WhyNot(ctx context.Context) error {
 	return fault.New(fault.Connect, "node %q is %s, not Running", s.Self.Hostname, st.BackendState)
 }
 
-// whyGone: the LocalAPI of this process is there as long as the process.
+// WhyGone returns nil: the LocalAPI of this process is there as long as the process.
 func (s *server) WhyGone(context.Context) error { return nil }
 
+// Logger, Stranger and Offline are what session.Host asks for.
 func (s *server) Logger() *logs.Logger { return s.log }
 
 func (s *server) Stranger(*ipnstate.Status) error { return nil }

@@ -46,6 +46,7 @@ type Backend struct {
 	ports  ports
 }
 
+// New returns a node that has not joined; nothing has started yet.
 func New(c *config.Config) *Backend {
 	e := &Backend{cfg: c, log: c.Logger()}
 	e.deafen = e.log.Hears(cmp.Or(c.ControlURL, ipn.DefaultControlURL))
@@ -258,6 +259,7 @@ func (e *Backend) running() (*server, error) {
 	return e.server, nil
 }
 
+// Session returns the session of a node that has joined, or fault.Closed.
 func (e *Backend) Session() (*session.Session, error) {
 	s, err := e.running()
 	if err != nil {
@@ -266,6 +268,7 @@ func (e *Backend) Session() (*session.Session, error) {
 	return s.Session, nil
 }
 
+// Close leaves the tailnet. What connections have yet to deliver was drained before.
 func (e *Backend) Close() {
 	e.deafen()
 	e.mu.Lock()

@@ -15,6 +15,7 @@ import (
 	"tailnet/internal/bridge"
 )
 
+// Levels are the names of the configuration's log_level, from the one that says most.
 var Levels = map[string]int{"debug": 0, "info": 1, "warning": 2, "error": 3}
 
 type logLine struct {
@@ -147,6 +148,7 @@ func Write(node, level, message string) {
 // nothing. Last words are an exception, because nobody will read the log any more.
 type Std struct{}
 
+// Write logs one line of Go's own log package.
 func (Std) Write(p []byte) (int, error) {
 	pcs := make([]uintptr, 16)
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs)])

@@ -14,7 +14,8 @@ import (
 )
 
 /*
-How a sidecar joins: what its daemon must be, and how it logs in with a key.
+AwaitRunning waits until a node has joined, or until something says that it will not. Both backends
+start the node, or its login, and leave the waiting to this file.
 */
 
 // Poll is how often a daemon that starts is asked: it is there in some 40 ms.

@@ -218,6 +218,7 @@ func retryAfter(text string) float64 {
 // ExitWords begin the control server's order to exit, in the words of build_patches.py.
 const ExitWords = "exit was ordered"
 
+// ExitOrdered is the error of a node that was told to end the process, and leaves the tailnet instead.
 func ExitOrdered(c *config.Config, said string) *fault.Error {
 	return fault.New(fault.Auth, "%s ordered the program of node %q to exit (%s); the node has left the tailnet instead: ask those who run the server, and make a new Tailnet to join again",
 		c.ControlName(), c.Hostname, said)

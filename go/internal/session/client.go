@@ -103,6 +103,7 @@ func Silent(err error) bool {
 	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, unix.EAGAIN)
 }
 
+// DoesNotAnswer is the error for a daemon that is Silent.
 func DoesNotAnswer(where string) error {
 	return fault.New(fault.NotRunning, "tailscaled at %s does not answer: it hangs, or what listens there is none; "+
 		"sudo systemctl restart tailscaled starts it anew", where)

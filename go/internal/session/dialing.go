@@ -25,6 +25,7 @@ func DialKernel(ctx context.Context, life *Session, addr config.Address, to stri
 	return &bridge.Dialed{Local: AddrPort(c.LocalAddr()), Remote: AddrPort(c.RemoteAddr()), Far: bridge.Kernel(c.(*net.TCPConn))}, nil
 }
 
+// NoRoute says why an address that no peer has or routes to cannot be dialed.
 func (s *Session) NoRoute(ctx context.Context, addr config.Address, ip netip.Addr) error {
 	if err := s.host.WhyNot(ctx); err != nil {
 		return err
@@ -53,6 +54,7 @@ var dialErrnos = map[string]struct {
 	(&tcpip.ErrNoBufferSpace{}).String():      {fault.Dial, syscall.ENOBUFS},
 }
 
+// DialError gives the error of a dial its code, its errno and what can be done about it.
 func (s *Session) DialError(ctx context.Context, addr config.Address, err error) error {
 	var f *fault.Error
 	if errors.As(err, &f) && f.Code == fault.Name { // with allow_host_network the host is asked next
@@ -106,6 +108,7 @@ func (s *Session) DialError(ctx context.Context, addr config.Address, err error)
 	return f
 }
 
+// AddrPort returns the address and port of a TCP address, IPv4 ones as such; zero for any other.
 func AddrPort(a net.Addr) netip.AddrPort {
 	if t, ok := a.(*net.TCPAddr); ok {
 		ap := t.AddrPort()

@@ -43,6 +43,7 @@ var Pings = map[string]tailcfg.PingType{
 // and Tailscale's code sends one packet for each question.
 const pingAgain = time.Second
 
+// Ping sends one ping, of size bytes where that is more than the least, and waits for its answer.
 func (s *Session) Ping(ctx context.Context, target string, kind tailcfg.PingType, size int) (*Ping, error) {
 	running, done, err := s.WhileRunning(ctx)
 	if err != nil {

@@ -70,6 +70,7 @@ type Host interface {
 	Logger() *logs.Logger
 }
 
+// New returns the session of a node that has not joined yet.
 func New(of Host) *Session {
 	s := &Session{host: of, removed: make(chan struct{})}
 	s.Ctx, s.Cancel = context.WithCancel(context.Background())
@@ -93,8 +94,8 @@ func (s *Session) Note(state ipn.State) {
 	}
 }
 
-// tell logs why a node that ran does not any more: a program that only accepts calls nothing that
-// would say it.
+// tell logs why a node that ran has stopped: a program that waits in accept() makes no call whose
+// error would say so.
 func (s *Session) tell() {
 	if err := s.host.WhyNot(s.Ctx); err != nil && s.Ctx.Err() == nil {
 		s.host.Logger().At("warning")("%s", fault.Of(err).Message)
@@ -144,6 +145,7 @@ func (s *Session) Identify(ctx context.Context, control string) (*Identity, *ipn
 	return &Identity{Hostname: hostname, FQDN: fqdn, IPs: st.TailscaleIPs}, st, nil
 }
 
+// Status answers with Tailscale's own document, of the node and all its peers.
 func (s *Session) Status(ctx context.Context) (json.RawMessage, error) {
 	st, err := s.Local.Status(ctx)
 	if err != nil {
@@ -173,7 +175,7 @@ func (s *Session) unanswered(what string, err error) error {
 	return fault.For(fault.Internal, err, "%s", what)
 }
 
-// Whois answers with Tailscale's own document. Python keeps it (_node/node.py).
+// Whois answers with Tailscale's own document. Python caches it (_node/asking.py).
 func (s *Session) Whois(ctx context.Context, ip netip.Addr) (json.RawMessage, error) {
 	if err := s.WasRemoved(); err != nil {
 		return nil, err

@@ -14,6 +14,7 @@ import (
 	"tailnet/internal/logs"
 )
 
+// SameTags compares two lists of tags in any order.
 func SameTags(a, b []string) bool { return len(lackedTags(a, b)) == 0 && len(lackedTags(b, a)) == 0 }
 
 // lackedTags returns those of want that are not in has.

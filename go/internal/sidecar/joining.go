@@ -19,6 +19,11 @@ import (
 	"tailnet/internal/state"
 )
 
+/*
+How a daemon joins: probe finds out what it is, hopeless and sameControl refuse what cannot work,
+and login or resume tells the daemon what the configuration says.
+*/
+
 // join makes sure that the daemon runs, that we may talk to it, and that it is logged in.
 func (l *life) join(ctx context.Context, args session.UpArgs) (_ *session.Identity, err error) {
 	st, prefs, err := l.probe(ctx)

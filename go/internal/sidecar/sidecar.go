@@ -56,6 +56,7 @@ type life struct {
 	refusals logs.Flood // of connections to where tailscaled forwards to, which every local user can make
 }
 
+// New returns a node that has not joined; no daemon has been asked or started yet.
 func New(c *config.Config) *Backend {
 	if !c.TailscaledManaged { // the node is the daemon's, and so is its name
 		named := *c
@@ -65,6 +66,8 @@ func New(c *config.Config) *Backend {
 	return &Backend{cfg: c, log: c.Logger()}
 }
 
+// Up is one attempt to reach the daemon and to join. A life that waits for a person, or whose caller
+// gave up, is kept, and the next attempt goes on with it.
 func (s *Backend) Up(ctx context.Context, args session.UpArgs) (*session.Identity, error) {
 	s.mu.Lock()
 	l := s.life
@@ -161,6 +164,7 @@ func (s *Backend) joined() (*life, error) {
 	return s.life, nil
 }
 
+// Session returns the session of a node that has joined, or fault.Closed.
 func (s *Backend) Session() (*session.Session, error) {
 	l, err := s.joined()
 	if err != nil {
@@ -169,6 +173,7 @@ func (s *Backend) Session() (*session.Session, error) {
 	return l.Session, nil
 }
 
+// Close lets go of the daemon: our entries in it end, and a child of ours ends altogether.
 func (s *Backend) Close() {
 	s.mu.Lock()
 	l := s.life

@@ -82,7 +82,7 @@ class Fd:
         return self._socket
 
     def release(self) -> Any:
-        """Return what was made of the descriptor, and own nothing any more."""
+        """Return what was made of the descriptor, and give up owning it."""
         made, self._socket = self._socket, None
         return made
 

@@ -7,7 +7,7 @@ Rules of this file:
 - `LocalNode` owns the library's handle. It is created by the first up(), because only then are
   variables and files behind the configuration read, and given back by close().
 - In a forked child everything raises TailnetForked, and nothing is torn down.
-- A node that nobody holds any more is closed, with a ResourceWarning; at interpreter exit every
+- A node that is no longer referenced is closed, with a ResourceWarning; at interpreter exit every
   node is closed, so that what was written arrives and peers see their connections end.
 
 Questions to a node are in asking.py; listening and dialing, in listening.py and dialing.py. The

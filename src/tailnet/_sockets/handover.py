@@ -24,7 +24,7 @@ from typing import Any
 from .connection import TailnetSocket, give_timeout
 from .listener import Listening, TailnetListener
 
-# Kept across a fork, and drawn anew in any other process.
+# A forked child has the same one, any other process its own.
 _LIBRARY = secrets.token_hex(8)
 
 # Those that were handed over, by the path of their socket.

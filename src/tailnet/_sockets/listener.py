@@ -232,7 +232,7 @@ class TailnetListener(TcpLike):
         listening = self._listening
         while True:
             if listening.ended and self.fileno() >= 0:
-                self.setblocking(False)  # take what says so, and wait for nothing any more
+                self.setblocking(False)  # take what says so, without waiting
             try:
                 fd, name = cast("_Accept", super())._accept()
             except OSError as e:
@@ -259,7 +259,7 @@ class TailnetListener(TcpLike):
             ours = listening.is_of_the_node(connection)
             if ours and isinstance(name, bytes) and name.endswith(_CLOSED):
                 connection.close()
-                listening.end()  # the library says that none will come any more
+                listening.end()  # the library says that no more will come
                 break
             if peer is not None and ours:
                 connection._inherit(self)

@@ -26,6 +26,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from .._text import quoted
 from ..models._base import IPAddress
 
 if TYPE_CHECKING:
@@ -49,6 +50,13 @@ Fault = Literal[
 ]
 
 _STOP_TIMEOUT = 5.0  # seconds for the child to end by itself
+
+# What the arguments of the methods are; the others have been made of what was given.
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("node", "url", "key", "kind", "message"), str),
+    **dict.fromkeys(("count", "status", "retry_after"), int),
+    "value": bool,
+}
 
 
 class ControlServerError(RuntimeError):
@@ -274,24 +282,22 @@ class ControlServer:
     def remove_node(self, node: str) -> None:
         """Remove a node from the tailnet, as an admin does.
 
-        The others are told that it is gone. It is not known any more: when it asks for the network
-        map, the server answers HTTP 404, as Tailscale's and headscale do.
+        Its peers hear that it is gone. When it asks for the network map, the server answers HTTP
+        404, as Tailscale's and headscale do.
         """
         self._do("remove_node", node=node)
 
     def set_app_caps(self, caps: Mapping[str, Sequence[Any]]) -> None:
         """Grant every peer these app capabilities towards every node: name to its values."""
-        self._do("set_app_caps", caps={name: list(values) for name, values in caps.items()})
+        self._do("set_app_caps", caps=_capabilities(caps))
 
     def edit_policy(self, node: str, caps: Mapping[str, Sequence[Any]]) -> None:
         """Tell a connected node that its peers now have these app capabilities, and no others.
 
-        It is told so by its packet filter alone, as when somebody edits the tailnet's policy. The
+        The server sends it a packet filter alone, as when somebody edits the tailnet's policy. The
         next full network map has those of `set_app_caps` again.
         """
-        self._do(
-            "edit_policy", node=node, caps={name: list(values) for name, values in caps.items()}
-        )
+        self._do("edit_policy", node=node, caps=_capabilities(caps))
 
     def add_fake_nodes(self, count: int) -> None:
         """Add peers that exist in the network map only. A real node must have joined before."""
@@ -327,6 +333,10 @@ class ControlServer:
         return self._info[name]
 
     def _do(self, what: str, **arguments: Any) -> Any:
+        for name, value in arguments.items():
+            want = _KINDS.get(name, object)
+            if not isinstance(value, want) or (want is int and isinstance(value, bool)):
+                raise TypeError(f"{what}: {name}: want {want.__name__}, and not {quoted(value)}")
         with self._lock:
             child = self._child
             if child is None or child.stdin is None:
@@ -355,3 +365,9 @@ class ControlServer:
             return "see stderr"
         self._stderr.seek(0)
         return self._stderr.read().decode(errors="replace")[-4000:].strip() or "it said nothing"
+
+
+def _capabilities(caps: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    if not isinstance(caps, Mapping):
+        raise TypeError(f"caps: want a mapping of names to lists of values, and not {quoted(caps)}")
+    return {name: list(values) for name, values in caps.items()}
