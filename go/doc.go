@@ -19,17 +19,17 @@ tailnet, checks that the address is there, and dials it; the answer is the first
 that Python reads, and the connection's bytes follow (handover.go).
 
 Through a tailscaled, its serve configuration forwards the peer's connection to a port of
-ours (internal/sidecar/serve.go), with a header that names the peer; internal/proxied reads it and makes
-sure that the daemon sent it. A dial goes out through its LocalAPI (internal/sidecar/dial.go). Where the
-daemon has a TUN, both are sockets of the kernel (internal/sidecar/listen.go).
+ours (internal/sidecar/serve.go), with a header that names the peer; internal/proxied reads
+the header and makes sure that the daemon sent it. A dial goes out through its LocalAPI
+(internal/sidecar/dial.go). Where the daemon has a TUN, both are sockets of the kernel
+(internal/sidecar/listen.go).
 
 # The life of one question
 
 A program asks who is calling. direct.c leaves a note in a pipe, with the operation's name
 and its arguments; direct.go reads it and finds the operation in the table of operations.go,
-which decodes the arguments and calls a method of node.Node (internal/node/operations.go), whose answer comes from
-internal/session.
-The answer goes back on a socket whose other end Python has held since before the note.
+which decodes the arguments and calls a method of node.Node (internal/node/operations.go);
+internal/session has the answer. It goes back on a socket whose other end Python has held since before the note.
 
 # Reading order
 
@@ -38,6 +38,6 @@ handover, conn, shared), internal/node, internal/config, internal/state, interna
 internal/embedded, internal/sidecar, internal/proxied, internal/testcontrol; each package says in
 which order its files are read. A package imports only those that come after it here:
 
-	main → node → embedded, sidecar → session, state → config → logs, strict → bridge, proxied → fault
+	main → node → embedded, sidecar → session → state → config → logs, strict → bridge, proxied → fault
 */
 package main

@@ -19,7 +19,8 @@ INTERNAL = ROOT / "go/internal"
 FLOORS = [
     {"node"},
     {"embedded", "sidecar"},
-    {"session", "state"},
+    {"session"},
+    {"state"},
     {"config"},
     {"logs", "strict"},
     {"bridge", "proxied"},
