@@ -164,11 +164,11 @@ extern int32_t tailnet_ask(tailnet_handle node, tailnet_str operation, tailnet_s
  * arguments, what it answers, and what differs through a tailscaled. docs/operations.md is made of it. */
 extern int32_t tailnet_operations(tailnet_answer *answer);
 
-/* PENDING, reply {"url", "derp_port", "stun_port"}: an offline control server with a DERP relay
+/* PENDING, reply {"url", "untrusted_url", "domain", "pid"}: an offline control server with a DERP relay
  * and STUN on 127.0.0.1, in this process, until the process ends. For tailnet.testing. */
 extern int32_t tailnet_testcontrol_start(tailnet_str config, tailnet_handle *control, tailnet_answer *answer);
 
-/* PENDING, reply: `args` is {"do": "...", ...}; see go/internal/testcontrol. */
+/* PENDING, reply: `args` is {"do": "...", "with": {...}}; see go/internal/testcontrol/do.go. */
 extern int32_t tailnet_testcontrol_do(tailnet_handle control, tailnet_str args, tailnet_answer *answer);
 /* CDEF END */
 

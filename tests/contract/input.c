@@ -69,9 +69,8 @@ static const struct document DOCUMENTS[] = {
      {{"wait_for_person", 'b'}, {"known_url", 's'}}},
     {"tailnet_listen", "{\"address\":\":80\",\"path\":\"/nowhere\",\"backlog\":1}", listen_, &node, 0,
      {{"address", 's'}, {"path", 's'}, {"backlog", 'w'}}},
-    {"tailnet_testcontrol_do", "{\"do\":\"nodes\",\"tags\":[\"tag:x\"]}", tailnet_testcontrol_do, &control, 1,
-     {{"do", 's'}, {"node", 's'}, {"key", 's'}, {"url", 's'}, {"value", 'b'}, {"count", 'w'}, {"tags", 'l'}, {"caps", 'o'}, {"kind", 's'},
-      {"status", 'w'}, {"retry_after", 'w'}, {"message", 's'}}},
+    {"tailnet_testcontrol_do", "{\"do\":\"nodes\",\"with\":{}}", tailnet_testcontrol_do, &control, 1,
+     {{"do", 's'}, {"with", 'o'}}},
 };
 
 static const struct {

@@ -135,7 +135,7 @@ static int open_connections(long count) { return stats("connections") == count; 
 /* A peer on the map that does not exist never answers: the dial goes on until it is given up. */
 static void give_up(tailnet_handle node) {
     note("giving up");
-    EXPECT(TAILNET_PENDING, tailnet_testcontrol_do(control, "{\"do\":\"add_fake_nodes\",\"count\":1}", fresh()));
+    EXPECT(TAILNET_PENDING, tailnet_testcontrol_do(control, "{\"do\":\"add_fake_nodes\",\"with\":{\"count\":1}}", fresh()));
     RECEIVE("{\"ok\":");
     for (int i = 0; i < 8; i++) {
         EXPECT(TAILNET_PENDING, tailnet_dial(node, "100.65.0.1:80", fresh()));
@@ -175,7 +175,7 @@ static void listeners(tailnet_handle node) {
         RECEIVE("{\"error\":{\"code\":7004,");
         EXPECT(TAILNET_PENDING, ask(listener, "watch", fresh()));
         RECEIVE("{\"error\":{\"code\":7004,");
-        EXPECT(TAILNET_E_HANDLE, tailnet_testcontrol_do(listener, "{\"do\":\"nodes\"}", fresh()));
+        EXPECT(TAILNET_E_HANDLE, tailnet_testcontrol_do(listener, "{\"do\":\"nodes\",\"with\":{}}", fresh()));
         EXPECT(TAILNET_OK, tailnet_node_close(listener, 0, fresh()));
         const tailnet_handle NONE[] = {node, control, connection, listener + 1000, listener | 1ull << 32};
         for (size_t n = 0; n < COUNT(NONE); n++) EXPECT_CODE(TAILNET_OK, tailnet_listener_close(NONE[n]));
@@ -222,7 +222,7 @@ static void questions(tailnet_handle node) {
     RECEIVE_SOME("{\"type\":");
     EXPECT(TAILNET_PENDING, ask_whois(node, ip, fresh()));
     RECEIVE("{\"ok\":{");
-    EXPECT(TAILNET_PENDING, tailnet_testcontrol_do(control, "{\"do\":\"nodes\"}", fresh()));
+    EXPECT(TAILNET_PENDING, tailnet_testcontrol_do(control, "{\"do\":\"nodes\",\"with\":{}}", fresh()));
     RECEIVE("{\"ok\":[{");
 }
 

@@ -200,7 +200,7 @@ int main(int argc, char **argv) {
         storm(round, round % 2 ? 1 : CALLERS * 20);
         make_joined(url, process);
         if (round == 0) { /* its map is the first to have who never answers; until it comes, that is nobody */
-            EXPECT(TAILNET_PENDING, tailnet_testcontrol_do(control, "{\"do\":\"add_fake_nodes\",\"count\":1}", fresh()));
+            EXPECT(TAILNET_PENDING, tailnet_testcontrol_do(control, "{\"do\":\"add_fake_nodes\",\"with\":{\"count\":1}}", fresh()));
             RECEIVE("{\"ok\":");
         }
         storm(round, round % 2 ? CALLERS * 3 : CALLERS * 80);

@@ -1,7 +1,9 @@
 // Package testcontrol is an offline tailnet: Tailscale's own in-memory control server
 // (tstest/integration/testcontrol), a DERP relay and a STUN server, all on 127.0.0.1.
 // The control server is used as it is. Around it are an HTTP layer of ours, where
-// faults are put (front.go), and what a person or an admin would do (do.go).
+// faults are put (front.go), and what a person, an admin or a broken network does to a tailnet: the
+// operations of do.go, each in the file of its subject (people.go, keys.go, nodes.go, policy.go,
+// relay.go, front.go).
 //
 // tailnet.testing runs it in a child process, because it cannot be trusted to share
 // one: it panics on what it does not know. What it cannot model is said in
@@ -10,11 +12,9 @@ package testcontrol
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"log"
 	"net"
-	"net/http"
 	"net/http/httptest"
 	"os"
 	"strings"
@@ -157,59 +157,13 @@ func Start(config []byte) (_ *Control, err error) {
 	c.lying.Config.ErrorLog = logger.StdLogger(logf)
 	c.lying.StartTLS()
 	c.info = map[string]any{
-		"url": c.front.url(), "untrusted_url": c.lying.URL, "derp_port": derpPort, "stun_port": stunPort, "pid": os.Getpid(), "domain": c.config.Domain,
+		"url": c.front.url(), "untrusted_url": c.lying.URL, "pid": os.Getpid(), "domain": c.config.Domain,
 	}
 	c.front.serve(c.server)
 	return c, nil
 }
 
-// startDERP serves a relay over TLS with httptest's built-in certificate, which the
-// map tells clients not to verify.
-func (c *Control) startDERP(logf logger.Logf) (port int, err error) {
-	ln, err := net.Listen("tcp", net.JoinHostPort(localhost, "0"))
-	if err != nil {
-		return 0, err
-	}
-	c.derp = derpserver.New(key.NewNode(), logf)
-	c.relay = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c.mu.Lock()
-		derp := c.derp
-		c.mu.Unlock()
-		derpserver.Handler(derp).ServeHTTP(w, r)
-	}))
-	c.relay.Listener.Close()
-	c.relay.Listener = ln
-	c.relay.Config.ErrorLog = logger.StdLogger(logf)
-	c.relay.Config.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){} // DERP hijacks: no HTTP/2
-	c.relay.StartTLS()
-	return ln.Addr().(*net.TCPAddr).Port, nil
-}
-
-// restartRelay ends every connection to the relay, which then knows nobody.
-func (c *Control) restartRelay() {
-	c.mu.Lock()
-	old := c.derp
-	c.derp = derpserver.New(old.PrivateKey(), c.server.Logf)
-	c.mu.Unlock()
-	old.Close()
-}
-
-func derpMap(derpPort, stunPort int) *tailcfg.DERPMap {
-	return &tailcfg.DERPMap{
-		OmitDefaultRegions: true,
-		Regions: map[int]*tailcfg.DERPRegion{1: {
-			RegionID: 1, RegionCode: "offline", RegionName: "offline",
-			Nodes: []*tailcfg.DERPNode{{
-				Name: "1a", RegionID: 1, HostName: localhost, IPv4: localhost, IPv6: "none",
-				DERPPort: derpPort, STUNPort: stunPort, STUNTestIP: localhost,
-				InsecureForTests: true,
-			}},
-		}},
-	}
-}
-
-// Info is what a client needs to know: url, untrusted_url, domain, derp_port, stun_port
-// and pid.
+// Info is what a client needs to know: url, untrusted_url, domain and pid.
 func (c *Control) Info() map[string]any { return c.info }
 
 // Close ends the servers. Nodes see an outage, not an end of the tailnet.
@@ -254,55 +208,4 @@ func (c *Control) mapRequest(req *tailcfg.MapRequest) (done func()) {
 			delete(c.polls, k)
 		}
 	}
-}
-
-// welcome gives the node of a node key that is used for the first time a unique name, as
-// Tailscale's control server does and testcontrol does not.
-func (c *Control) welcome(k key.NodePublic) {
-	c.edit.Lock()
-	defer c.edit.Unlock()
-	self := c.server.Node(k)
-	if self == nil {
-		return
-	}
-	taken := map[string]*tailcfg.Node{}
-	for _, n := range c.server.AllNodes() {
-		if n.ID != self.ID {
-			taken[n.Name] = n
-		}
-	}
-	host, suffix, _ := strings.Cut(self.Name, ".")
-	name := self.Name
-	for i := 1; taken[name] != nil; i++ {
-		if old := taken[name]; c.gone(old.Key) {
-			// testcontrol never forgets a node. One that is gone must not keep its
-			// name from the next run of the same service.
-			old.Name = fmt.Sprintf("%s-gone-%d.%s", host, old.ID, suffix)
-			c.server.UpdateNode(old)
-			break
-		}
-		name = fmt.Sprintf("%s-%d.%s", host, i, suffix)
-	}
-	if name != self.Name {
-		self.Name = name
-		c.server.UpdateNode(self)
-	}
-}
-
-func (c *Control) online(k key.NodePublic) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.polls[k] > 0
-}
-
-// gone reports whether a node was connected once and no longer is. One that has only
-// registered so far is about to connect.
-func (c *Control) gone(k key.NodePublic) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.met[k] && c.polls[k] == 0
-}
-
-func isExpired(n *tailcfg.Node) bool {
-	return !n.KeyExpiry.IsZero() && n.KeyExpiry.Before(time.Now())
 }

@@ -79,6 +79,8 @@ func (f *front) serve(control http.Handler) {
 	go f.server.Serve(tracked{f.ln, f})
 }
 
+func (c *Control) setFault(next Fault) error { return c.front.set(next) }
+
 // set puts a fault in the place of the one there is, and ends every connection that
 // was made under other rules.
 func (f *front) set(next Fault) error {

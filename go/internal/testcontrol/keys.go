@@ -7,6 +7,8 @@ import (
 
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
+
+	"tailnet/internal/fault"
 )
 
 // keys decides who may register, as Tailscale's control server and headscale do: a node that the
@@ -90,4 +92,45 @@ func (c *Control) hasLeft(k key.NodePublic) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.keys.left[k]
+}
+
+// keyLifetime is what extendKeys gives: Tailscale's default, 180 days
+// (https://tailscale.com/kb/1028/key-expiry).
+const keyLifetime = 180 * 24 * time.Hour
+
+func (c *Control) expireKeys(a which) error {
+	return c.change(a.Node, func(n *tailcfg.Node) { n.KeyExpiry = time.Now().Add(-time.Minute).UTC() })
+}
+
+func (c *Control) extendKeys(a which) error {
+	return c.change(a.Node, func(n *tailcfg.Node) { n.KeyExpiry = time.Now().Add(keyLifetime).UTC() })
+}
+
+func isExpired(n *tailcfg.Node) bool {
+	return !n.KeyExpiry.IsZero() && n.KeyExpiry.Before(time.Now())
+}
+
+type oneTimeKey struct {
+	Key string `json:"key"`
+}
+
+func (c *Control) addOneTimeKey(a oneTimeKey) error {
+	if c.config.AuthKey == "" {
+		return fault.New(fault.Config, "add_one_time_key: this control server lets everybody in; start it with an auth_key")
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.keys.used[a.Key] = false
+	return nil
+}
+
+type grantable struct {
+	Tags *[]string `json:"tags"` // null grants any
+}
+
+func (c *Control) setGrantableTags(a grantable) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.keys.grantable = a.Tags
+	return nil
 }

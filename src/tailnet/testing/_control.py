@@ -277,7 +277,7 @@ class ControlServer:
         """
         if isinstance(tags, str):
             raise TypeError(f"tags: want a list of strings such as [{tags!r}], not a str")
-        self._do("update_node", node=node, tags=list(tags))
+        self._do("set_tags", node=node, tags=list(tags))
 
     def remove_node(self, node: str) -> None:
         """Remove a node from the tailnet, as an admin does.
@@ -342,7 +342,7 @@ class ControlServer:
             if child is None or child.stdin is None:
                 raise ControlServerError("the offline control server is not running")
             with contextlib.suppress(BrokenPipeError):  # _answer says what became of it
-                child.stdin.write(json.dumps({"do": what, **arguments}) + "\n")
+                child.stdin.write(json.dumps({"do": what, "with": arguments}) + "\n")
                 child.stdin.flush()
             return self._answer()
 
