@@ -226,7 +226,7 @@ class Pair:
         """Run a tailscaled and log in, as a person does; return it and its SOCKS5 server."""
         import pytest  # what the tests' daemon says it with
 
-        from tests.daemon import Daemon
+        from tests.support.daemon import Daemon
 
         with socket.create_server(("127.0.0.1", 0)) as free:
             socks = f"127.0.0.1:{free.getsockname()[1]}"
@@ -275,6 +275,6 @@ def build(names: list[str]) -> None:
     if any(end.transport == "libtailscale" for end in ends):
         libtailscale.build()
     if any(end.transport in ("managed", "serve", "socks") for end in ends):
-        from tests.daemon import binaries
+        from tests.support.daemon import binaries
 
         binaries()

@@ -26,8 +26,8 @@ from tailnet import (
     TailnetTimeout,
 )
 from tailnet.testing import Testnet
-from tests.conftest import nothing_left
-from tests.faces import Face
+from tests.support.faces import Face
+from tests.support.held import nothing_left
 
 ONCE = RetryPolicy(retries=0)
 TAGS = ["tag:api"]

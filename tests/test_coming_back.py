@@ -13,11 +13,12 @@ import pytest
 
 from tailnet import RetryPolicy, TailnetAuthError, TailnetConnectError, TailnetLoginRequired
 from tailnet.testing import Testnet
-from tests.conftest import eventually, nothing_left
-from tests.daemon import binaries
-from tests.faces import Face
-from tests.managed import HOW, no_child_left
-from tests.threads import Pool
+from tests.support.daemon import binaries
+from tests.support.faces import Face
+from tests.support.held import nothing_left
+from tests.support.managed import HOW, no_child_left
+from tests.support.threads import Pool
+from tests.support.waiting import eventually
 
 OLD, NEW = ("tag:old",), ("tag:new", "tag:newer")
 ONCE = RetryPolicy(retries=0)

@@ -31,8 +31,10 @@ from anyio.abc import SocketAttribute
 
 from tailnet import TailnetHandle, TailnetListener
 from tailnet.testing import Testnet
-from tests.conftest import WAIT, acquaint, nothing_left
-from tests.threads import Pool, finished, started
+from tests.support.held import nothing_left
+from tests.support.nodes import acquaint
+from tests.support.threads import Pool, finished, started
+from tests.support.waiting import WAIT
 
 BODY = hashlib.shake_128(b"body").digest(1 << 20)
 

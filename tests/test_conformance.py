@@ -23,12 +23,14 @@ from tailnet import (
     TailnetUnreachable,
 )
 from tailnet.testing import Testnet
-from tests import backends
-from tests.backends import DIFFERENCES, Embedded
-from tests.conftest import eventually, knows, nothing_left
-from tests.faces import Conn, Face, Node, hears
-from tests.test_error_table import descriptors
-from tests.threads import Pool
+from tests.support import backends
+from tests.support.backends import DIFFERENCES, Embedded
+from tests.support.faces import Conn, Face, Node, hears
+from tests.support.held import nothing_left
+from tests.support.limits import descriptors
+from tests.support.nodes import knows
+from tests.support.threads import Pool
+from tests.support.waiting import eventually
 
 Pair = tuple[Node, Node]
 

@@ -1,4 +1,4 @@
-"""The tests' own `tailscaled` does what tests/daemon.py says."""
+"""The tests' own `tailscaled` does what tests/support/daemon.py says."""
 
 from __future__ import annotations
 
@@ -13,9 +13,19 @@ import pytest
 
 from tailnet import TailnetHandle
 from tailnet.testing import Testnet
-from tests.conftest import WAIT, eventually, nothing_left
-from tests.daemon import NAMESPACE, NOBODY, Daemon, LocalAPI, Proxy, Rule, as_user, in_namespace
-from tests.daemon import run as run_program
+from tests.support.daemon import (
+    NAMESPACE,
+    NOBODY,
+    Daemon,
+    LocalAPI,
+    Proxy,
+    Rule,
+    as_user,
+    in_namespace,
+)
+from tests.support.daemon import run as run_program
+from tests.support.held import nothing_left
+from tests.support.waiting import WAIT, eventually
 
 RUNNING = 6  # ipn.State
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

@@ -26,10 +26,12 @@ from tailnet import (
     TailnetSocket,
 )
 from tailnet.testing import Testnet
-from tests.conftest import WAIT, acquaint, eventually, nothing_left
-from tests.faces import Async, Face
-from tests.test_listener import is_taken, wait_in_accept, waits
-from tests.threads import Pool
+from tests.support.faces import Async, Face
+from tests.support.held import nothing_left
+from tests.support.listeners import is_taken, wait_in_accept
+from tests.support.nodes import acquaint
+from tests.support.threads import Pool
+from tests.support.waiting import WAIT, eventually, waits
 
 
 def test_several_threads_are_woken_from_timeouts(net: Testnet) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import os
 import re
-import resource
 import subprocess
 import sys
 import threading
@@ -47,10 +46,12 @@ from tailnet import (
 from tailnet._engine import lib
 from tailnet.models import Removed
 from tailnet.testing import Testnet
-from tests import daemon
-from tests.conftest import eventually, nothing_left
-from tests.error_rows import WRONG, Place, Row, locals_of
-from tests.error_rows_sidecar import SIDECAR
+from tests.support import daemon
+from tests.support.error_rows import WRONG, Place, Row, locals_of
+from tests.support.error_rows_sidecar import SIDECAR
+from tests.support.held import nothing_left
+from tests.support.limits import descriptors
+from tests.support.waiting import eventually
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "errors.md"
 
@@ -180,25 +181,6 @@ def two_values_in_one_process(place: Place) -> object:
 def taken(place: Place) -> object:
     place.stack.enter_context(place.tn.listen(":8080"))
     return place.tn.listen(":8080")
-
-
-@contextlib.contextmanager
-def descriptors(left: int) -> Iterator[None]:
-    """Leave this process no more than so many."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-    taken: list[int] = []
-    try:
-        with contextlib.suppress(OSError):
-            while True:
-                taken.append(os.dup(0))
-        for _ in range(left):
-            os.close(taken.pop())
-        yield
-    finally:
-        for fd in taken:
-            os.close(fd)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def no_descriptors(place: Place) -> object:

@@ -17,7 +17,7 @@ import build_go
 from tailnet import TailnetHandle, TailnetRefused
 from tailnet._engine import lib
 from tailnet.testing import Testnet
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 SYNS = 8400
 SHARE = 1024  # of half-open connections, for one node: half of what there may be

@@ -17,10 +17,11 @@ import pytest
 
 from tailnet import RetryPolicy, TailnetConnectError, TailnetTimeout
 from tailnet.testing import Testnet
-from tests.conftest import eventually, nothing_left
-from tests.daemon import binaries
-from tests.faces import Face
-from tests.managed import HOW, no_child_left
+from tests.support.daemon import binaries
+from tests.support.faces import Face
+from tests.support.held import nothing_left
+from tests.support.managed import HOW, no_child_left
+from tests.support.waiting import eventually
 
 numbers = itertools.count()
 

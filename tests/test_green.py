@@ -14,7 +14,7 @@ import pytest
 
 from tailnet import TailnetHandle
 from tailnet.testing import Testnet
-from tests.conftest import WAIT
+from tests.support.waiting import WAIT
 
 PATCHES = {
     "gevent": "from gevent import monkey; monkey.patch_all()",

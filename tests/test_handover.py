@@ -21,8 +21,8 @@ import pytest
 
 from tailnet import TailnetHandle, TailnetListener, TailnetSocket
 from tailnet.testing import Testnet
-from tests.conftest import WAIT, eventually, nothing_left
-from tests.waiting import sits_in
+from tests.support.held import nothing_left
+from tests.support.waiting import WAIT, eventually, sits_in
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.namespaces import NAMESPACE, namespaces_work
+
 INSIDE = Path(__file__).parent / "hermetic" / "inside.py"
-
-
-NAMESPACE = ["unshare", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"])]
-NAMESPACE += ["--net", "--mount"]
-
-
-def namespaces_work() -> bool:
-    """Report whether this machine lets us make one, with the tools that takes."""
-    if not Path("/dev/net/tun").exists() or not all(map(shutil.which, ("unshare", "ip", "mount"))):
-        return False
-    return subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode == 0
 
 
 pytestmark = pytest.mark.skipif(

@@ -35,10 +35,11 @@ from tailnet import (
 )
 from tailnet._engine import lib
 from tailnet.testing import Testnet
-from tests.conftest import eventually, nothing_left
-from tests.faces import Face
-from tests.sidecar import root
-from tests.threads import Pool
+from tests.support.faces import Face
+from tests.support.held import nothing_left
+from tests.support.sidecar import root
+from tests.support.threads import Pool
+from tests.support.waiting import eventually
 
 ONCE = RetryPolicy(retries=0)
 

@@ -16,9 +16,9 @@ import pytest
 
 from tailnet import TailnetHandle, TailnetListener, TailnetSocket
 from tailnet.testing import Testnet
-from tests.conftest import WAIT, eventually
-from tests.test_processes import start
-from tests.threads import Pool
+from tests.support.programs import start
+from tests.support.threads import Pool
+from tests.support.waiting import WAIT, eventually
 
 TCP = socket.IPPROTO_TCP
 SOCKET = socket.SOL_SOCKET

@@ -19,9 +19,9 @@ import pytest
 from tailnet import AsyncTailnetHandle, TailnetHandle, TailnetPeerNotFound, TailnetSocket
 from tailnet._engine import lib
 from tailnet.testing import Testnet
-from tests.conftest import nothing_left
-from tests.threads import Pool
-from tests.waiting import eventually
+from tests.support.held import nothing_left
+from tests.support.threads import Pool
+from tests.support.waiting import eventually
 
 MIB = 1 << 20
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import gc
 import itertools
 import os
@@ -13,25 +12,18 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tailnet import TailnetHandle, TailnetListener, TailnetListenError, TailnetRefused
+from tailnet import TailnetHandle, TailnetListener, TailnetRefused
 from tailnet.testing import Testnet
-from tests.conftest import WAIT, acquaint, eventually, nothing_left
-from tests.threads import Pool, started
-
-
-def is_taken(node: TailnetHandle, port: int) -> bool:
-    """Report whether something listens on a port of a node."""
-    try:
-        node.listen(f":{port}").close()
-    except TailnetListenError as e:
-        return e.errno == errno.EADDRINUSE
-    return False
+from tests.support.held import nothing_left
+from tests.support.listeners import is_taken, wait_in_accept
+from tests.support.nodes import acquaint
+from tests.support.threads import Pool, started
+from tests.support.waiting import WAIT, eventually, waits
 
 
 def serves(listener: socket.socket, client: TailnetHandle, address: tuple[str, int]) -> bool:
@@ -371,15 +363,6 @@ def test_a_caller_who_hung_up(server: TailnetHandle, client: TailnetHandle) -> N
 # --- closing wakes ---
 
 
-def wait_in_accept(listener: TailnetListener) -> BaseException | None:
-    """Sit in accept as a thread does; return what ended it."""
-    try:
-        listener.accept()[0].close()
-    except OSError as e:
-        return e
-    return None
-
-
 def wait_in_asyncio(listener: TailnetListener) -> BaseException | None:
     """Sit in accept as an event loop does; return what ended it."""
 
@@ -399,13 +382,6 @@ MODES = pytest.mark.parametrize(
     [(None, wait_in_accept), (600.0, wait_in_accept), (0.0, wait_in_asyncio)],
     ids=["blocking", "timeout", "asyncio"],
 )
-
-
-def waits(thread: threading.Thread) -> bool:
-    """Report whether a thread sleeps in the kernel, and not for Python's own lock."""
-    task = Path(f"/proc/self/task/{thread.native_id}")
-    state = (task / "stat").read_text().rpartition(")")[2].split()[0]
-    return state == "S" and "futex" not in (task / "wchan").read_text()
 
 
 def woken_by(

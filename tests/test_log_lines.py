@@ -16,7 +16,7 @@ import pytest
 
 from tailnet import TailnetLoginRequired
 from tailnet.testing import Testnet
-from tests.conftest import eventually
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(autouse=True)

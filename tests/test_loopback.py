@@ -11,9 +11,10 @@ import pytest
 
 from tailnet import TailnetHandle, TailnetRefused
 from tailnet.testing import Testnet
-from tests.conftest import WAIT, acquaint, eventually
-from tests.daemon import binaries
-from tests.managed import HOW
+from tests.support.daemon import binaries
+from tests.support.managed import HOW
+from tests.support.nodes import acquaint
+from tests.support.waiting import WAIT, eventually
 
 WARNING = "peers reach what any program of this machine has there"
 

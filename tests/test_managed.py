@@ -17,10 +17,9 @@ import pytest
 import tailnet as tailnets
 from tailnet import RetryPolicy, TailnetHandle, TailnetNotRunning
 from tailnet.testing import Testnet
-from tests.conftest import eventually
-from tests.daemon import binaries
-from tests.faces import Face
-from tests.managed import (
+from tests.support.daemon import binaries
+from tests.support.faces import Face
+from tests.support.managed import (
     HOW,
     JOIN,
     daemons,
@@ -31,7 +30,8 @@ from tests.managed import (
     read,
     script,
 )
-from tests.threads import Pool
+from tests.support.threads import Pool
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(autouse=True)

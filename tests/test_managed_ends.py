@@ -17,13 +17,11 @@ import pytest
 from tailnet import TailnetHandle, TailnetNotRunning, TailnetStateLocked
 from tailnet.models import StateChanged
 from tailnet.testing import Testnet
-from tests.conftest import eventually
-from tests.daemon import stopped
-from tests.faces import Face
-from tests.managed import daemons, managed, no_child_left, program, read
-from tests.test_listener import waits
-from tests.threads import Pool
-from tests.waiting import sits_in
+from tests.support.daemon import stopped
+from tests.support.faces import Face
+from tests.support.managed import daemons, managed, no_child_left, program, read
+from tests.support.threads import Pool
+from tests.support.waiting import eventually, sits_in, waits
 
 
 @pytest.fixture(autouse=True)

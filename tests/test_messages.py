@@ -23,8 +23,8 @@ from tailnet import (
     TailnetUnreachable,
 )
 from tailnet.testing import Testnet
-from tests.conftest import Node
-from tests.faces import LIMIT, Face
+from tests.support.faces import LIMIT, Face
+from tests.support.nodes import Node
 
 Pair = tuple[Node, Node]
 

@@ -13,10 +13,11 @@ import pytest
 
 from tailnet import TailnetConfigError, TailnetHandle
 from tailnet.testing import Testnet
-from tests.conftest import eventually, nothing_left
-from tests.daemon import binaries
-from tests.faces import Face
-from tests.managed import HOW
+from tests.support.daemon import binaries
+from tests.support.faces import Face
+from tests.support.held import nothing_left
+from tests.support.managed import HOW
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_hermetic import NAMESPACE
+from tests.support.namespaces import NAMESPACE
 
 EMPTY_PROC = 'mount -t tmpfs none /proc && test ! -e /proc/self && exec "$@"'
 MOUNTS = [word for word in NAMESPACE if word != "--net"]

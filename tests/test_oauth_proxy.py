@@ -19,8 +19,8 @@ import pytest
 
 from tailnet import TailnetRefused
 from tailnet.testing import Testnet
-from tests.threads import finished, started
-from tests.waiting import WAIT, eventually
+from tests.support.threads import finished, started
+from tests.support.waiting import WAIT, eventually
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "oauth_proxy" / "proxy.py"
 

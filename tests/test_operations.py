@@ -15,8 +15,8 @@ import pytest
 from tailnet import TailnetClosed, TailnetForked, TailnetHandle, TailnetInternalError
 from tailnet._engine import lib, ops
 from tailnet._engine.wait import wait
-from tests.conftest import nothing_left
-from tests.waiting import WAIT
+from tests.support.held import nothing_left
+from tests.support.waiting import WAIT
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "operations.md"

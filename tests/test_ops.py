@@ -29,9 +29,9 @@ from tailnet import (
 from tailnet._engine import ops
 from tailnet._engine.fd import Fd
 from tailnet._engine.wait import Steps, Wait, wait, wait_async
-from tests import runners
-from tests.runners import Pair, Run, owner, soon
-from tests.threads import finished, started
+from tests.support import runners
+from tests.support.runners import Pair, Run, owner, soon
+from tests.support.threads import finished, started
 
 T = TypeVar("T")
 GIVE_UP = [

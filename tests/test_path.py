@@ -11,8 +11,8 @@ import pytest
 
 from tailnet import TailnetHandle
 from tailnet.testing import Testnet
-from tests.conftest import acquaint
-from tests.threads import Pool
+from tests.support.nodes import acquaint
+from tests.support.threads import Pool
 
 # Less than the 0.8 s of headscale (tuning.batch_change_delay), or 200 dials would take too long.
 LATE = 0.2

@@ -22,14 +22,8 @@ import pytest
 
 from tailnet import Tailnet
 from tailnet.testing import Testnet
-from tests.waiting import eventually, sits_in
-
-SETTINGS = {"TS_EPHEMERAL": "true", "TS_HOSTNAME": "program"}
-PROGRAM = """
-import contextlib, os, signal, socket, subprocess, sys, threading, time
-from tailnet import *
-from tailnet.testing import Testnet
-"""
+from tests.support.programs import PROGRAM, run, start
+from tests.support.waiting import eventually, sits_in
 
 
 @pytest.fixture(scope="module")
@@ -37,26 +31,6 @@ def own_net() -> Iterator[Testnet]:
     """An offline tailnet without a node of this process on it."""
     with Testnet() as testnet:
         yield testnet
-
-
-def start(net: Testnet, code: str, **env: str) -> subprocess.Popen[str]:
-    """Start a program that joins the tailnet by default."""
-    return subprocess.Popen(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", PROGRAM + textwrap.dedent(code)],
-        env={**os.environ, **net.environ(), **SETTINGS, **env},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def run(net: Testnet, code: str, **env: str) -> str:
-    """Run a program to its end, without a word on stderr, and return what it printed."""
-    with start(net, code, **env) as program:
-        out, err = program.communicate(timeout=60)
-    assert (program.returncode, err) == (0, "")
-    return out
 
 
 SERVER = """

@@ -10,14 +10,9 @@ import sys
 from pathlib import Path
 
 from tailnet.testing import Testnet
-from tests import backends, test_conformance
-
-README = Path(__file__).parent.parent / "README.md"
-
-
-def blocks() -> list[str]:
-    """Return the README's Python blocks in order."""
-    return re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+from tests import test_conformance
+from tests.support import backends
+from tests.support.readme import blocks
 
 
 def test_service_and_caller_meet(tmp_path: Path) -> None:
@@ -93,4 +88,6 @@ def test_every_block_is_python() -> None:
 def test_the_table_of_backends_is_that_of_the_tests() -> None:
     """docs/backends.md says what the conformance suite holds each backend to."""
     document = backends.DOCUMENT.read_text("utf-8")
-    assert document == backends.written(document, test_conformance), "python -m tests.backends"
+    assert document == backends.written(document, test_conformance), (
+        "python -m tests.support.backends"
+    )

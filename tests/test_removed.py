@@ -11,9 +11,10 @@ import pytest
 from tailnet import TailnetAuthError, TailnetHandle, TailnetPeerNotFound
 from tailnet.models import HealthChanged, PeersChanged, Removed
 from tailnet.testing import Testnet
-from tests.conftest import WAIT, acquaint, eventually
-from tests.daemon import Daemon, binaries
-from tests.threads import Pool
+from tests.support.daemon import Daemon, binaries
+from tests.support.nodes import acquaint
+from tests.support.threads import Pool
+from tests.support.waiting import WAIT, eventually
 
 TOLD = 10.0  # seconds until watch() says it
 GONE = r'^node "victim" was removed from the tailnet by an admin; close\(\) it, then join again'

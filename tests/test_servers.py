@@ -29,8 +29,8 @@ import waitress.server
 import werkzeug.serving
 
 from tailnet import TailnetHandle, TailnetListener
-from tests.conftest import WAIT
-from tests.threads import finished, started
+from tests.support.threads import finished, started
+from tests.support.waiting import WAIT
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "servers.md"
 

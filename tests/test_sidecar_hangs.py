@@ -17,11 +17,12 @@ from tailnet import (
     TailnetTimeout,
 )
 from tailnet.testing import Testnet
-from tests.conftest import WAIT, eventually, nothing_left
-from tests.daemon import Daemon, Proxy
-from tests.faces import Async, Face
-from tests.sidecar import States, beside, config, greet, served, serving
-from tests.threads import Pool
+from tests.support.daemon import Daemon, Proxy
+from tests.support.faces import Async, Face
+from tests.support.held import nothing_left
+from tests.support.sidecar import States, beside, config, greet, served, serving
+from tests.support.threads import Pool
+from tests.support.waiting import WAIT, eventually
 
 # go/internal/session/client.go: a question is given 5 s, and then it is asked for 1 s whether it
 # runs at all; what waits for a peer ends once the daemon has missed a beat, after 5 s and 5 s.

@@ -22,11 +22,12 @@ from tailnet import (
     TailnetNotRunning,
 )
 from tailnet.testing import Testnet
-from tests.conftest import WAIT, nothing_left
-from tests.daemon import NOBODY, Daemon, Proxy
-from tests.faces import Face
-from tests.sidecar import beside, config, program, root, said
-from tests.threads import finished, started
+from tests.support.daemon import NOBODY, Daemon, Proxy
+from tests.support.faces import Face
+from tests.support.held import nothing_left
+from tests.support.sidecar import beside, config, program, root, said
+from tests.support.threads import finished, started
+from tests.support.waiting import WAIT
 
 
 @pytest.fixture(scope="module", autouse=True)

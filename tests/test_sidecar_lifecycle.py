@@ -21,11 +21,12 @@ from tailnet import (
     models,
 )
 from tailnet.testing import Testnet
-from tests.conftest import WAIT, eventually, nothing_left
-from tests.daemon import Daemon
-from tests.faces import Face
-from tests.sidecar import States, config, knows, program, said, served, tell
-from tests.test_error_table import descriptors
+from tests.support.daemon import Daemon
+from tests.support.faces import Face
+from tests.support.held import nothing_left
+from tests.support.limits import descriptors
+from tests.support.sidecar import States, config, knows, program, said, served, tell
+from tests.support.waiting import WAIT, eventually
 
 # For what has gone: long enough for this machine, far from any timeout of a daemon that is there.
 PROMPTLY = 2.0

@@ -10,9 +10,10 @@ from collections.abc import Callable
 import pytest
 
 from tailnet import TailnetHandle, TailnetListenError, TailnetUnsupported
-from tests.conftest import WAIT, eventually, nothing_left
-from tests.daemon import NOBODY, Daemon, Proxy, Rule
-from tests.sidecar import PORT, beside, greet, program, root, said, served, tell
+from tests.support.daemon import NOBODY, Daemon, Proxy, Rule
+from tests.support.held import nothing_left
+from tests.support.sidecar import PORT, beside, greet, program, root, said, served, tell
+from tests.support.waiting import WAIT, eventually
 
 
 def test_too_old_to_listen(daemon: Daemon, peer: TailnetHandle) -> None:

@@ -13,9 +13,10 @@ import pytest
 
 from tailnet import AsyncTailnet, Tailnet, TailnetConfig, TailnetHandle
 from tailnet.testing import Testnet
-from tests.conftest import WAIT, eventually, nothing_left
-from tests.daemon import Daemon
-from tests.threads import Pool, finished, started
+from tests.support.daemon import Daemon
+from tests.support.held import nothing_left
+from tests.support.threads import Pool, finished, started
+from tests.support.waiting import WAIT, eventually
 
 
 def echo(config: TailnetConfig, call: Callable[[str, int], bytes]) -> bytes:

@@ -16,11 +16,12 @@ import pytest
 
 from tailnet import TailnetHandle, TailnetListenError, TailnetUnreachable
 from tailnet.testing import Testnet
-from tests.conftest import WAIT, eventually, nothing_left
-from tests.daemon import NAMESPACE, NOBODY, Daemon, as_user, in_namespace
-from tests.daemon import run as run_program
-from tests.sidecar import PORT, beside, greet, knows, program, root, said, served
-from tests.threads import Pool, finished, started
+from tests.support.daemon import NAMESPACE, NOBODY, Daemon, as_user, in_namespace
+from tests.support.daemon import run as run_program
+from tests.support.held import nothing_left
+from tests.support.sidecar import PORT, beside, greet, knows, program, root, said, served
+from tests.support.threads import Pool, finished, started
+from tests.support.waiting import WAIT, eventually
 
 # --- who is believed ---
 

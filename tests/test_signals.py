@@ -18,10 +18,9 @@ import pytest
 import tailnet
 from tailnet import TailnetHandle, TailnetSocket
 from tailnet.testing import Testnet
-from tests.conftest import WAIT, eventually
-from tests.test_readme import blocks
-from tests.threads import Pool
-from tests.waiting import sits_in
+from tests.support.readme import blocks
+from tests.support.threads import Pool
+from tests.support.waiting import WAIT, eventually, sits_in
 
 SIZE = 40 << 20
 LEFT = 3 << 20  # fits into what lies between a writer and a reader that does not read

@@ -34,8 +34,10 @@ from tailnet import (
 )
 from tailnet._engine import lib
 from tailnet.testing import Testnet
-from tests.conftest import WAIT, acquaint, eventually, nothing_left
-from tests.threads import Pool
+from tests.support.held import nothing_left
+from tests.support.nodes import acquaint
+from tests.support.threads import Pool
+from tests.support.waiting import WAIT, eventually
 
 Ends = tuple[TailnetSocket, TailnetSocket]  # the accepted one, the dialed one
 

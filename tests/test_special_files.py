@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,35 +13,10 @@ import pytest
 
 from tailnet import AsyncTailnet, Tailnet, TailnetConfig, TailnetConfigError
 from tailnet._engine.scratch import Scratch
+from tests.support.files import fifo, sparse, unix_socket, zero
 
 # Well under the 2 s in which an error must be there; a hang ends as a failure.
 pytestmark = pytest.mark.timeout(20)
-
-
-def fifo(path: Path) -> str:
-    """Make a named pipe that nobody writes to."""
-    os.mkfifo(path)
-    return "it is a FIFO"
-
-
-def zero(path: Path) -> str:
-    """Make a link to what never ends."""
-    path.symlink_to("/dev/zero")
-    return "it is a character device"
-
-
-def unix_socket(path: Path) -> str:
-    """Make a socket that nobody listens at."""
-    with socket.socket(socket.AF_UNIX) as s:
-        s.bind(str(path))
-    return "it is a socket"
-
-
-def sparse(path: Path) -> str:
-    """Make a file that says it has 1 GiB."""
-    with path.open("wb") as file:
-        file.truncate(1 << 30)
-    return "it has more than"
 
 
 def endless(path: Path) -> str:

@@ -18,10 +18,10 @@ import pytest
 
 from tailnet import Tailnet, TailnetConfigError, TailnetStateLocked
 from tailnet.testing import Testnet
-from tests.conftest import nothing_left
-from tests.managed import HOW
-from tests.sidecar import root
-from tests.test_special_files import fifo, sparse, unix_socket, zero
+from tests.support.files import fifo, sparse, unix_socket, zero
+from tests.support.held import nothing_left
+from tests.support.managed import HOW
+from tests.support.sidecar import root
 
 SOMEBODY = 65533  # no user or group of this system
 BACKENDS: dict[str, dict[str, Any]] = {

@@ -12,9 +12,10 @@ import pytest
 
 from tailnet import TailnetHandle
 from tailnet.testing import Testnet
-from tests.conftest import WAIT, acquaint, eventually
-from tests.daemon import Daemon, binaries
-from tests.managed import HOW
+from tests.support.daemon import Daemon, binaries
+from tests.support.managed import HOW
+from tests.support.nodes import acquaint
+from tests.support.waiting import WAIT, eventually
 
 
 @pytest.fixture(scope="module")

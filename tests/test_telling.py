@@ -24,9 +24,10 @@ from tailnet import (
     models,
 )
 from tailnet.testing import Testnet
-from tests.conftest import eventually, nothing_left
-from tests.faces import Async, AsyncNode, Face, SyncNode, hears
-from tests.threads import Pool
+from tests.support.faces import Async, AsyncNode, Face, SyncNode, hears
+from tests.support.held import nothing_left
+from tests.support.threads import Pool
+from tests.support.waiting import eventually
 
 Node = SyncNode | AsyncNode
 

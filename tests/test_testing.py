@@ -17,10 +17,11 @@ import pytest
 
 from tailnet import TailnetAuthError, TailnetConfig
 from tailnet.testing import ControlServer, ControlServerError, Testnet
-from tests.conftest import eventually, nothing_left
-from tests.daemon import NOBODY
-from tests.sidecar import program, root, said
-from tests.threads import Pool
+from tests.support.daemon import NOBODY
+from tests.support.held import nothing_left
+from tests.support.sidecar import program, root, said
+from tests.support.threads import Pool
+from tests.support.waiting import eventually
 
 
 def online(net: Testnet) -> set[str]:

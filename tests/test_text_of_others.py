@@ -23,7 +23,7 @@ from tailnet import (
     TailnetNotRunning,
 )
 from tailnet.testing import Testnet
-from tests.managed import HOW, script
+from tests.support.managed import HOW, script
 
 # A terminal's escapes, a bell, line ends that begin a line like one of ours, NUL, and a mark that
 # turns what follows around.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import threads
+from tests.support import threads
 
 ROOT = Path(__file__).parent.parent
 

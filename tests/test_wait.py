@@ -14,8 +14,8 @@ import pytest
 
 from tailnet._engine import ops
 from tailnet._engine.wait import Call, Steps, Wait, wait, wait_async
-from tests import runners
-from tests.runners import Pair, Run, run_async, soon
+from tests.support import runners
+from tests.support.runners import Pair, Run, run_async, soon
 
 run, pair = runners.run, runners.pair
 

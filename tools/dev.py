@@ -152,7 +152,8 @@ def test() -> None:
     """Run everything. The tests come first: what they say matters most."""
     build()
     say("build the tailscaled of the tests (the first time compiles it: minutes)")
-    run(PYTHON, "-c", "from tests.daemon import binaries; binaries()")  # no test's time is for that
+    # Before the tests, whose time limits are not for that.
+    run(PYTHON, "-c", "from tests.support.daemon import binaries; binaries()")
     started = time.monotonic()
     say("pytest, on every processor")
     run(PYTHON, "-m", "pytest", *PARALLEL)

@@ -1,8 +1,8 @@
 """The child process of a ControlServer: `python -m tailnet.testing OPTIONS`.
 
-It starts the servers and prints {"ok": {"url", "untrusted_url", "domain", "pid"}}. Then it answers each
-line of stdin, {"do": "...", "with": {...}}, with {"ok": ...} or {"error": "..."}. It ends with its
-stdin, so it does not outlive its parent, however that ends.
+It starts the servers and prints {"ok": {"url", "untrusted_url", "domain", "pid"}}. Then it answers
+each line of stdin, {"do": "...", "with": {...}}, with {"ok": ...} or {"error": "..."}. It ends with
+its stdin, so it does not outlive its parent, however that ends.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from typing_extensions import Self
 import build_go
 from tailnet.testing import Testnet
 from tailnet.testing._control import KNOBS
-from tests.waiting import WAIT, eventually
+from tests.support.waiting import WAIT, eventually
 
 # What the daemon needs of what the library leaves out. Without unixsocketidentity a Linux daemon
 # refuses every LocalAPI call to everybody, root too; without osrouter it ends when given a TUN.
@@ -72,7 +72,7 @@ def in_namespace(function: Callable[[], object], timeout: float = 5 * WAIT) -> s
 
     What shall meet is made in there. A Daemon with `tun` sets its addresses and routes by itself.
     """
-    words = ["-m", "tests.daemon", function.__module__, function.__qualname__]
+    words = ["-m", "tests.support.daemon", function.__module__, function.__qualname__]
     return run([*NAMESPACE, sys.executable, *words], timeout, cwd=build_go.ROOT)
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from tailnet.testing import Testnet
-from tests.conftest import eventually, nothing_left
-from tests.daemon import binaries
-from tests.test_processes import start
+from tests.support.daemon import binaries
+from tests.support.held import nothing_left
+from tests.support.programs import start
+from tests.support.waiting import eventually
 
 DIRECTORIES: set[Path] = set()  # of sockets that were there
 HOW: dict[str, Any] = {"backend": "tailscaled", "tailscaled_managed": True}

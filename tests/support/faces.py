@@ -26,7 +26,7 @@ from tailnet import (
     TailnetListener,
     TailnetSocket,
 )
-from tests.threads import Pool, finished, started
+from tests.support.threads import Pool, finished, started
 
 T = TypeVar("T")
 Address = tuple[str, int]

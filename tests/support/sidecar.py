@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from tailnet import Tailnet, TailnetConfig, TailnetHandle, models
-from tests.daemon import Daemon
-from tests.faces import Async, Face
-from tests.waiting import WAIT, eventually
+from tests.support.daemon import Daemon
+from tests.support.faces import Async, Face
+from tests.support.waiting import WAIT, eventually
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -53,7 +53,7 @@ def program(
     """Run a program of some user beside a daemon; it is killed at the end."""
     with subprocess.Popen(
         [*before, sys.executable, "-c", LOAD + textwrap.dedent(code), path, str(uid)],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         env={**os.environ, **env},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -18,9 +18,9 @@ from tailnet import (
     TailnetNotRunning,
     TailnetUnsupported,
 )
-from tests.daemon import NOBODY, Daemon, Proxy
-from tests.error_rows import Place, Row
-from tests.sidecar import program, said
+from tests.support.daemon import NOBODY, Daemon, Proxy
+from tests.support.error_rows import Place, Row
+from tests.support.sidecar import program, said
 
 Ask = Callable[[bytes], tuple[int, bytes]]
 

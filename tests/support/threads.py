@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests.waiting import WAIT
+from tests.support.waiting import WAIT
 
 T = TypeVar("T")
 

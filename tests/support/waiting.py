@@ -34,3 +34,10 @@ def sits_in(call: str, thread: int) -> bool:
     """Report whether a thread, of any process of ours, is blocked in a system call."""
     number = Path(f"/proc/{thread}/syscall").read_text("ascii").split()[0]
     return number in map(str, WAITING[os.uname().machine][call])
+
+
+def waits(thread: threading.Thread) -> bool:
+    """Report whether a thread sleeps in the kernel, and not for Python's own lock."""
+    task = Path(f"/proc/self/task/{thread.native_id}")
+    state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+    return state == "S" and "futex" not in (task / "wchan").read_text()

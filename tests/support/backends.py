@@ -14,7 +14,7 @@ from types import ModuleType
 
 from tailnet import TailnetConfig
 from tailnet.testing import Testnet
-from tests.daemon import Daemon
+from tests.support.daemon import Daemon
 
 AT_ONCE = (
     "a tailscaled without a TUN closes both directions when one ends (forwardTCPWithProxyProtocol"
@@ -78,7 +78,7 @@ def backend(name: str, net: Testnet) -> Iterator[Embedded]:
         yield Sidecar(net, daemons)
 
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "backends.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "backends.md"
 BEGIN, END = "<!-- table -->\n", "<!-- end -->\n"
 
 
