@@ -69,7 +69,7 @@ TESTS = {
     "src/tailnet/_configuration/names.py": "names config",
     "src/tailnet/_configuration/*": "config names fuzz",
     "src/tailnet/_engine/held.py": "leaks plugin",
-    "src/tailnet/_engine/versions.py": "installed exports",
+    "src/tailnet/_engine/versions.py": "exports errors",
     "src/tailnet/_sockets/handover.py": "handover",
     "src/tailnet/_engine/limits.py": "confined",
     "src/tailnet/_engine/signals.py": "signals",
