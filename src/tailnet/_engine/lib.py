@@ -277,8 +277,12 @@ def set_option(number: int, option: int, value: int) -> bool:
 
 
 def generation() -> int:
-    """Return what changes whenever an answer of whois() may be outdated."""
-    number: int = _library.open().lib.tailnet_generation()
+    """Return what changes whenever an answer of whois() may be outdated.
+
+    It only reads a number, so it is not checked again whether the library may be called.
+    """
+    native = _library.native or _library.open()
+    number: int = native.lib.tailnet_generation()
     return number
 
 

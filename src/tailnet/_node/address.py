@@ -50,6 +50,14 @@ def target_text(target: Any, asks: str = "whois") -> str:
     Raises:
         TailnetConfigError: it has none.
     """
+    # A server asks at every request, most often with one of the first two.
+    if isinstance(target, TailnetSocket):
+        target = _peer_of(target, asks)
+    match target:
+        case (str() as host, int(port)) if port >> 16 == 0:
+            return host
+        case _:
+            pass
     if isinstance(target, socket.socket):
         target = _peer_of(target, asks)
     elif hasattr(target, "getpeername"):
