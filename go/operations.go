@@ -26,6 +26,9 @@ var operations = table(
 	replying("whois", "Say who has an address of the tailnet.", (*node.Node).WhoIs).of(apitype.WhoIsResponse{}),
 	replying("status", "Tell the state of the node and of the peers it sees.", (*node.Node).Status).of(ipnstate.Status{}),
 	replying("ping", "Ask a peer for an answer, once a second until it comes.", (*node.Node).Ping),
+	lasting("capture", "Write the node's packets to a file, in pcap's format, until the session ends.", (*node.Node).Capture).
+		along("a file to write to").
+		through("root and the daemon's operator alone may do it, and one at a time on the whole machine."),
 	streaming("watch", "Tell what changes; the first events are a snapshot of how things are.", (*node.Node).Watch).of(session.Events...),
 )
 
@@ -38,6 +41,10 @@ const (
 
 	// stream: one event a line; the last line is {"ok": null} or {"error": ...}.
 	stream kind = "stream"
+
+	// lasts: a reply's line, then a stream's. It lasts until it is ended: by the caller, who shuts
+	// his direction down and reads the last line, or goes; or by itself.
+	lasts kind = "session"
 )
 
 type operation struct {
@@ -47,6 +54,7 @@ type operation struct {
 	args    reflect.Type
 	answers []reflect.Type // of a reply one; of a stream one for each kind of event
 	sidecar string         // what differs through a tailscaled; "" is nothing
+	takes   string         // what the descriptor is that goes along; "" takes none
 
 	begin func(n *node.Node, args string, file *os.File, end bridge.End)
 }
@@ -68,6 +76,18 @@ func (o operation) of(answers ...any) operation {
 	return o
 }
 
+// through says what differs through a tailscaled.
+func (o operation) through(differs string) operation {
+	o.sidecar = differs
+	return o
+}
+
+// along says what the descriptor is that goes along; the struct of arguments is a receiver.
+func (o operation) along(what string) operation {
+	o.takes = what
+	return o
+}
+
 func replying[Args, Answer any](name, about string, do func(*node.Node, context.Context, Args) (Answer, error)) operation {
 	o := taking(name, about, reply, func(n *node.Node, a Args, end bridge.End) {
 		end.Reply(func(ctx context.Context) (any, error) { return do(n, ctx, a) })
@@ -82,6 +102,14 @@ func streaming[Args any](name, about string, feed func(*node.Node, *bridge.Strea
 	})
 }
 
+func lasting[Args, Answer any](name, about string, begin func(*node.Node, *bridge.Stream, Args) (Answer, func() error, error)) operation {
+	o := taking(name, about, lasts, func(n *node.Node, a Args, end bridge.End) {
+		end.Session(func(s *bridge.Stream) (any, func() error, error) { return begin(n, s, a) })
+	})
+	o.answers = []reflect.Type{reflect.TypeFor[Answer]()}
+	return o
+}
+
 // A receiver is a struct of arguments that takes the descriptor which came along.
 type receiver interface{ Receive(*os.File) }
 
@@ -90,6 +118,9 @@ func taking[Args any](name, about string, k kind, begin func(*node.Node, Args, b
 		begin: func(n *node.Node, text string, file *os.File, end bridge.End) {
 			var a Args
 			if err := strict.Unmarshal([]byte(text), &a); err != nil {
+				if file != nil {
+					file.Close()
+				}
 				end.Refuse(err)
 				return
 			}
@@ -111,6 +142,7 @@ type description struct {
 	Args    map[string]member `json:"args"`
 	Answers []answerType      `json:"answers"`
 	Sidecar string            `json:"sidecar"`
+	Takes   string            `json:"takes"`
 }
 
 // answerType is a JSON object: ours with its members, or one of Tailscale's by its Go type.
@@ -127,7 +159,7 @@ type member struct {
 func describe() map[string]description {
 	all := map[string]description{}
 	for name, o := range operations {
-		d := description{About: o.about, Kind: o.kind, Args: members(o.args), Sidecar: o.sidecar}
+		d := description{About: o.about, Kind: o.kind, Args: members(o.args), Sidecar: o.sidecar, Takes: o.takes}
 		for _, t := range o.answers {
 			if t.Kind() == reflect.Pointer {
 				t = t.Elem()

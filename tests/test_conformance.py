@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import os
 import socket
+import stat
+import struct
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,12 +24,13 @@ from tailnet import (
     TailnetPeerNotFound,
     TailnetRefused,
     TailnetResourceError,
+    TailnetTimeout,
     TailnetUnreachable,
 )
 from tailnet.testing import Testnet
 from tests.support import backends
 from tests.support.backends import DIFFERENCES, Embedded
-from tests.support.faces import Conn, Face, Node, hears
+from tests.support.faces import LIMIT, Conn, Face, Node, hears
 from tests.support.held import nothing_left
 from tests.support.limits import descriptors
 from tests.support.nodes import knows
@@ -240,6 +245,69 @@ def test_a_ping_that_makes_no_sense(nodes: Pair) -> None:
             client.ping(server.handle.ip, **wrong)
     with pytest.raises(TailnetConfigError, match="size"):
         client.ping(server.handle.ip, kind="tsmp", size=100)
+
+
+def packets(path: Path) -> list[bytes]:
+    """Return the packets of a pcap file, without what Tailscale puts before each."""
+    data = path.read_bytes()
+    magic, major, minor, _, _, _, link = struct.unpack_from("<IHHiIII", data)
+    assert (magic, major, minor, link) == (0xA1B2C3D4, 2, 4, 147)
+    found, at = [], 24
+    while at < len(data):
+        _, _, size, whole = struct.unpack_from("<IIII", data, at)
+        assert size == whole
+        found.append(data[at + 20 : at + 16 + size])  # path, and no address was rewritten
+        assert data[at + 18 : at + 20] == b"\0\0"
+        at += 16 + size
+    assert at == len(data)
+    return found
+
+
+def test_a_capture_has_the_packets(nodes: Pair, tmp_path: Path) -> None:
+    """What two nodes say to each other is in the file, up to the last packet before its end."""
+    server, client = nodes
+    with contextlib.closing(server.listen(":0")) as listener:
+        for n in range(2):  # one may follow another
+            path = tmp_path / f"{n}.pcap"
+            with client.capture(path) as capture:
+                near = client.dial((str(server.handle.ip), listener.socket.getsockname()[1]))
+                far, _ = listener.accept()
+                with contextlib.closing(near), contextlib.closing(far):
+                    near.send(b"these very words")
+                    hears(far, b"these very words")
+                with pytest.raises(TailnetTimeout, match="the capture to end"):
+                    capture.wait(0.01)
+            assert any(b"these very words" in packet for packet in packets(path))
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            capture.close()
+
+
+def test_a_capture_may_end_by_itself(nodes: Pair, tmp_path: Path) -> None:
+    """One for some seconds ends after them; one at a time is all that a node has."""
+    _, client = nodes
+    first = client.capture(tmp_path / "first.pcap", seconds=0.5)
+    with pytest.raises(TailnetConfigError, match="is being captured already"):
+        client.capture(tmp_path / "second.pcap")
+    first.wait(LIMIT)
+    assert packets(tmp_path / "first.pcap") is not None
+    client.capture(tmp_path / "second.pcap", seconds=0.1).wait(LIMIT)
+    first.close()
+
+
+def test_a_capture_that_cannot_be(nodes: Pair, tmp_path: Path) -> None:
+    """What is no place for one, or no time, is an error before anything begins."""
+    _, client = nodes
+    for seconds in (0, -1, float("nan"), float("inf"), "1"):
+        with pytest.raises(TailnetConfigError, match="seconds"):
+            client.capture(tmp_path / "x", seconds=seconds)
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", "/dev/null", 3, "a\0b"):
+        with pytest.raises(TailnetConfigError, match=r"^capture: "):
+            client.capture(path)
+    with pytest.raises(IsADirectoryError):
+        client.capture(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        client.capture(tmp_path / "nowhere" / "x")
 
 
 # --- what cannot be ---

@@ -9,6 +9,7 @@ import resource
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
@@ -16,7 +17,13 @@ from typing import Any
 
 import pytest
 
-from tailnet import AsyncTailnetHandle, TailnetHandle, TailnetPeerNotFound, TailnetSocket
+from tailnet import (
+    AsyncTailnetHandle,
+    TailnetConfigError,
+    TailnetHandle,
+    TailnetPeerNotFound,
+    TailnetSocket,
+)
 from tailnet._engine import lib
 from tailnet.testing import Testnet
 from tests.support.held import nothing_left
@@ -157,6 +164,13 @@ async def watch(tn: AsyncTailnetHandle) -> object:
         return [event async for event in events]
 
 
+async def capture(tn: AsyncTailnetHandle) -> None:
+    """Capture for ever, where no other call does."""
+    with tempfile.NamedTemporaryFile() as file, contextlib.suppress(TailnetConfigError):
+        async with await tn.capture(file.name) as capture:
+            await capture.wait()
+
+
 SILENT: list[TailnetSocket] = []  # connections on which nothing comes
 
 
@@ -199,6 +213,7 @@ async def send(_: AsyncTailnetHandle) -> None:
 
 OPERATIONS: dict[str, Operation] = {
     "accept": accept,
+    "capture": capture,
     "dial": lambda tn: tn.dial("100.65.0.1:80"),  # the first fake node
     "listen": lambda tn: tn.listen(":0"),
     "ping": lambda tn: tn.ping("100.65.0.1"),

@@ -64,12 +64,28 @@ def test_a_descriptor_that_nobody_asked_for_is_refused(
 ) -> None:
     """An operation that takes no descriptor says so, closes its copy, and leaves the caller's."""
     read, write = os.pipe()
-    for name in operations:
+    for name in (name for name, about in operations.items() if not about["takes"]):
         with pytest.raises(TailnetInternalError, match="takes no descriptor"):
             wait(ops.reply(lib.ask(server._node.handle(), name, {}, write), None, name))
     os.close(write)
     assert os.read(read, 1) == b""  # EOF: no copy is left
     os.close(read)
+
+
+def test_a_descriptor_that_comes_along_is_given_back(
+    server: TailnetHandle, operations: Table
+) -> None:
+    """An operation that takes one closes its copy, whatever is wrong, and names one that lacks."""
+    for name in (name for name, about in operations.items() if about["takes"]):
+        read, write = os.pipe()
+        for handle, args in ((server._node.handle(), {"no such member": 1}), (0, {})):
+            with pytest.raises((TailnetInternalError, TailnetClosed)):
+                wait(ops.reply(lib.ask(handle, name, args, write), None, name))
+        os.close(write)
+        assert os.read(read, 1) == b""
+        os.close(read)
+        with pytest.raises(TailnetInternalError, match="descriptor"):
+            asked(server._node.handle(), name, "{}")
 
 
 def test_a_closed_node_answers_nothing(server: TailnetHandle, operations: Table) -> None:
@@ -129,6 +145,8 @@ def written(text: str, operations: Table) -> str:
         lines += [f"## {name}", "", f"{about['about']} A {about['kind']}.", ""]
         if about["sidecar"]:
             lines += [f"Through a `tailscaled`: {about['sidecar']}", ""]
+        if about["takes"]:
+            lines += [f"A descriptor goes along: {about['takes']}.", ""]
         lines += members("argument", about["args"])
         for answer in about["answers"]:
             if answer["members"] is None:
@@ -137,7 +155,7 @@ def written(text: str, operations: Table) -> str:
                 lines += [f"It answers Tailscale's [`{kind}`]({url}).", ""]
             else:
                 lines += members(
-                    "answer" if about["kind"] == "reply" else "event", answer["members"]
+                    "event" if about["kind"] == "stream" else "answer", answer["members"]
                 )
     marks = r"(<!-- operations -->\n).*?(<!-- end -->)"
     body = "\n".join(lines).rstrip() + "\n"

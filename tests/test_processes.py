@@ -631,7 +631,7 @@ def test_gunicorn_forks_workers_onto_an_inherited_listener(
         own_net,
         f"""
         import http.client
-        from tests.threads import Pool
+        from tests.support.threads import Pool
         with Tailnet(TailnetConfig.from_env(hostname="parent")) as tn, tn.listen(":80") as listener:
             os.set_inheritable(listener.fileno(), True)
             command = [sys.executable, "-m", "gunicorn", "-w", "2", "-b", f"fd://{{listener.fileno()}}",

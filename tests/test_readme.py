@@ -60,7 +60,7 @@ def test_testing_block_runs() -> None:
 def test_asking_block_runs(tmp_path: Path) -> None:
     """The block on what else there is, run in a program, tells how things are."""
     (block,) = [b for b in blocks() if "from_file" in b]
-    with Testnet() as net:
+    with Testnet() as net, net.tailnet("db") as db, db.listen(":5432"):
         (tmp_path / "service.toml").write_text(
             f'[tailnet]\nhostname = "asked"\nephemeral = true\ncontrol_url = "{net.url}"\n'
         )
@@ -73,9 +73,11 @@ def test_asking_block_runs(tmp_path: Path) -> None:
             text=True,
         ) as program:
             assert program.stdout is not None
-            assert program.stdout.readline() == "()\n"
+            assert "hostname='db'" in program.stdout.readline()
             assert program.stdout.readline() == "False None\n"
+            assert 0 < float(program.stdout.readline()) < 10
             assert any(line == "StateChanged(state='Running')\n" for line in program.stdout)
+            assert (tmp_path / "node.pcap").stat().st_size > 24
             program.kill()
 
 

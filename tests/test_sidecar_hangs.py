@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,7 +41,7 @@ def test_joining(face: Face, daemon: Daemon) -> None:
     face.leave(tailnet)
 
 
-def test_every_call(face: Face, daemon: Daemon, peer: TailnetHandle) -> None:
+def test_every_call(face: Face, daemon: Daemon, peer: TailnetHandle, tmp_path: Path) -> None:
     """None waits for ever. watch() says that it is gone and back; what listens is back too."""
     with (
         nothing_left(),
@@ -59,6 +60,7 @@ def test_every_call(face: Face, daemon: Daemon, peer: TailnetHandle) -> None:
             "dial": (BEATS, lambda: node.dial((str(peer.ip), 80), None)),
             "dial by name": (BEATS, lambda: node.dial("nobody:80", None)),
             "ping": (BEATS, lambda: node.ping(peer.ip, None)),
+            "capture": (BEATS, lambda: node.capture(tmp_path / "never")),
             "watch": (BEATS, lambda: states.until("NoState")),
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -68,6 +69,7 @@ def calls(node: TailnetHandle, peer: TailnetHandle) -> dict[str, Callable[[], ob
         "whois": lambda: node.whois(peer.ip, timeout=WAIT),
         "status": lambda: node.status(timeout=WAIT),
         "ping": lambda: node.ping(peer.ip, timeout=WAIT),
+        "capture": lambda: node.capture(Path(tempfile.gettempdir(), "never.pcap"), seconds=0.01),
         "listen": lambda: node.listen(":0", timeout=WAIT),
     }
 
@@ -324,7 +326,7 @@ def test_a_killed_daemon_resets_every_connection(
 
 
 DIALS = """
-    from tests.threads import Pool
+    from tests.support.threads import Pool
     def whole(_):
         with node.dial((%r, %d), timeout=60) as near:
             while near.recv(1 << 16):

@@ -20,8 +20,8 @@ from ._engine.signals import graceful
 from ._engine.versions import versions
 from ._sockets.connection import TailnetSocket
 from ._sockets.listener import TailnetListener
-from ._tailnet import Tailnet, TailnetHandle, Watch
-from ._tailnet_async import AsyncTailnet, AsyncTailnetHandle, AsyncWatch
+from ._tailnet import Capture, Tailnet, TailnetHandle, Watch
+from ._tailnet_async import AsyncCapture, AsyncTailnet, AsyncTailnetHandle, AsyncWatch
 from ._version import __version__
 from .config import TailnetConfig
 from .errors import (
@@ -49,9 +49,11 @@ from .errors import (
 from .retry import RetryPolicy
 
 __all__ = [
+    "AsyncCapture",
     "AsyncTailnet",
     "AsyncTailnetHandle",
     "AsyncWatch",
+    "Capture",
     "RetryPolicy",
     "Tailnet",
     "TailnetApprovalRequired",

@@ -4,171 +4,42 @@ Rules of this file:
 
 - Nothing here knows how anything is done: each method runs one generator of tailnet/_node. The
   asynchronous twin, _tailnet_async.py, differs in the waiting alone.
-- What both faces share without waiting is in the two base classes.
+- What both faces share without waiting is in _faces.py.
 """
 
 from __future__ import annotations
 
+import os
 import socket
-import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING
 
 from ._engine import ops
 from ._engine.wait import wait
+from ._faces import (
+    CAPTURE_END,
+    CAPTURING,
+    DEFAULT_TIMEOUT,
+    WATCHING,
+    HandleBase,
+    TailnetBase,
+    WhoIsTarget,
+    for_with,
+)
 from ._node import asking, dialing, listening
 from ._node.asking import PING_TIMEOUT, PingKind
 from ._node.dialing import SocketOptions
 from ._node.node import CLOSE_TIMEOUT, LocalNode, OnLogin
 from ._sockets.connection import Address, TailnetSocket
 from ._sockets.listener import TailnetListener
-from .config import TailnetConfig
 from .errors import TailnetClosed
 from .models import Event, Ping, Status, WhoIs
-from .models._base import IPAddress
 from .models._events import parse_event
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Tailnet", "TailnetHandle", "Watch"]
-
-# What http.client and others pass to mean "as socket.setdefaulttimeout() has it".
-DEFAULT_TIMEOUT = cast("float | None", getattr(socket, "_GLOBAL_DEFAULT_TIMEOUT", None))
-
-WATCHING = "an event of the node"
-
-T = TypeVar("T")
-
-WhoIsTarget = Any  # an address in any form, or a connection
-
-
-class WrongWith(TypeError, AttributeError):
-    """Raised by the wrong one of `with` and `async with`; to hasattr() the method is absent."""
-
-
-class _Elsewhere:
-    """A special method that a class has not, whose absence says which class has it."""
-
-    def __init__(self, words: str) -> None:
-        self._words = words
-
-    def __get__(self, instance: object, owner: type) -> NoReturn:
-        raise WrongWith(self._words)
-
-
-# Of the two methods of a protocol, the one that Python looks up first. Not both: then isinstance()
-# would take the class for a context manager of the other kind.
-_FIRST = "exit__" if sys.version_info >= (3, 14) else "enter__"
-
-
-def for_with(cls: type[T]) -> type[T]:
-    """Have `async with` say what the class is for."""
-    words = f"{cls.__name__} is for `with`; `async with` takes an Async{cls.__name__}"
-    setattr(cls, f"__a{_FIRST}", _Elsewhere(words))
-    return cls
-
-
-def for_async_with(cls: type[T]) -> type[T]:
-    """Have `with` say what the class is for."""
-    words = f"{cls.__name__} is for `async with`; `with` takes a {cls.__name__[len('Async') :]}"
-    setattr(cls, f"__{_FIRST}", _Elsewhere(words))
-    return cls
-
-
-class TailnetBase:
-    """A tailnet that is not joined yet: a configuration, and the node it will be."""
-
-    def __init__(self, config: TailnetConfig | None = None, /, **fields: Any) -> None:
-        given: Any = config
-        if not isinstance(given, TailnetConfig | None):
-            kind = type(given).__name__  # and not what is in it: it may be a key
-            del config, given
-            fields.clear()
-            raise TypeError(
-                f"want a TailnetConfig, or fields by name (hostname='api'), and not a {kind}"
-            )
-        try:
-            if config is None:
-                config = TailnetConfig(**fields)
-            elif fields:
-                config = config.model_copy(update=fields)
-        finally:
-            fields.clear()  # crash reporters send away the variables of a traceback's frames
-        self._node = LocalNode(config)
-
-    if not TYPE_CHECKING:  # checkers know what there is
-        _joins = "`with` and up() give"
-
-        def __getattr__(self, name: str) -> Any:
-            hint = f": {self._joins} the handle that has" if hasattr(TailnetHandle, name) else ""
-            raise AttributeError(f"a {type(self).__name__} has no {name!r}{hint}")
-
-    @property
-    def config(self) -> TailnetConfig:
-        """The configuration."""
-        return self._node.config
-
-    def __repr__(self) -> str:
-        node = vars(self).get("_node", "not made")  # reporters show one whose fields were refused
-        return f"<{type(self).__name__} {node!r}>"
-
-
-class HandleBase:
-    """A node that has joined: what control assigned, not what was asked for."""
-
-    def __init__(self, node: LocalNode) -> None:
-        self._node = node
-
-    @property
-    def hostname(self) -> str:
-        """The node's name, the first label of `fqdn`."""
-        return self._node.hostname
-
-    @property
-    def fqdn(self) -> str:
-        """The node's MagicDNS name, fully qualified; "" where MagicDNS is off."""
-        return self._node.fqdn
-
-    @property
-    def ip(self) -> IPAddress:
-        """The node's IPv4 address, or its IPv6 one where there is no other.
-
-        It is an object of `ipaddress`, as all addresses in `tailnet.models` are; `str()` of it is
-        the text. Sockets have texts, as in `accept()` and `getpeername()`, and no text equals an
-        object: compare with `is_own()`, and find peers with `status().peer()`.
-        """
-        return min(self._node.ips, key=lambda ip: ip.version)
-
-    @property
-    def ips(self) -> tuple[IPAddress, ...]:
-        """All addresses of the node."""
-        return self._node.ips
-
-    def is_own(self, target: WhoIsTarget) -> bool:
-        """Report whether an address is this node's.
-
-        Args:
-            target: An IP address as text or object, an address as accept() returns it, or a
-                connection, for its peer.
-
-        Raises:
-            TailnetConfigError: `target` is no IP address and has none.
-        """
-        return asking.is_own(self._node, target)
-
-    @property
-    def config(self) -> TailnetConfig:
-        """The configuration it joined with."""
-        return self._node.config
-
-    @property
-    def closed(self) -> bool:
-        """Whether it was closed."""
-        return self._node.closed
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._node!r}>"
+__all__ = ["Capture", "Tailnet", "TailnetHandle", "Watch"]
 
 
 @for_with
@@ -369,6 +240,27 @@ class TailnetHandle(HandleBase):
         """
         return Watch(self._node)
 
+    def capture(self, path: str | os.PathLike[str], *, seconds: float | None = None) -> Capture:
+        """Begin to write the packets that this node sends and receives to a file.
+
+        The file has pcap's format, with Tailscale's link type 147: `tailscale debug capture` writes
+        the same, and Tailscale's dissector makes Wireshark read it. Packets are whole, and as they
+        are before encryption and after decryption.
+
+        Args:
+            path: The file. It is emptied where it exists; a new one is for this user alone.
+            seconds: How long; None is until close(), or the end of `with`.
+
+        Raises:
+            OSError: the file cannot be opened.
+            TailnetConfigError: it is no regular file, or `seconds` makes no sense, or this node is
+                being captured already.
+            TailnetUnsupported: the tailscaled behind it does not let this user capture.
+            TailnetNotRunning: the tailscaled behind it is gone, or does not answer.
+            TailnetClosed: the node was closed.
+        """
+        return Capture(wait(asking.capture(self._node, path, seconds)))
+
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Leave the tailnet. Idempotent.
 
@@ -435,3 +327,40 @@ class Watch(Iterator[Event]):
     def __del__(self) -> None:
         if hasattr(self, "_lines"):
             self.close()
+
+
+@for_with
+class Capture:
+    """A capture of a node's packets that goes on; TailnetHandle.capture begins it.
+
+    `with` ends it. Dropping it ends it too, without waiting for the last packets.
+    """
+
+    def __init__(self, session: ops.Session) -> None:
+        self._session = session
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until it has ended: its `seconds` have passed, or the node was closed.
+
+        Raises:
+            TailnetTimeout: `timeout` (seconds) passed; the capture goes on.
+            TailnetError: what ended it, such as a full disk. What was written before stays.
+        """
+        wait(self._session.wait(ops.deadline_of(timeout), CAPTURING))
+
+    def close(self) -> None:
+        """End it, and wait until the file has all packets. Idempotent.
+
+        Raises:
+            TailnetError: as wait().
+        """
+        wait(self._session.end(ops.deadline_of(CAPTURE_END), CAPTURING))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._session!r}>"

@@ -7,19 +7,16 @@ an interrupt leaves in the synchronous twin.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from ._engine import ops
 from ._engine.wait import wait_async
-from ._node import asking, dialing, listening
-from ._node.asking import PING_TIMEOUT, PingKind
-from ._node.dialing import SocketOptions
-from ._node.node import CLOSE_TIMEOUT, LocalNode, OnLogin
-from ._sockets.connection import Address, TailnetSocket
-from ._sockets.listener import TailnetListener
-from ._tailnet import (
+from ._faces import (
+    CAPTURE_END,
+    CAPTURING,
     DEFAULT_TIMEOUT,
     WATCHING,
     HandleBase,
@@ -27,6 +24,12 @@ from ._tailnet import (
     WhoIsTarget,
     for_async_with,
 )
+from ._node import asking, dialing, listening
+from ._node.asking import PING_TIMEOUT, PingKind
+from ._node.dialing import SocketOptions
+from ._node.node import CLOSE_TIMEOUT, LocalNode, OnLogin
+from ._sockets.connection import Address, TailnetSocket
+from ._sockets.listener import TailnetListener
 from .errors import TailnetClosed
 from .models import Event, Ping, Status, WhoIs
 from .models._events import parse_event
@@ -34,7 +37,7 @@ from .models._events import parse_event
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["AsyncTailnet", "AsyncTailnetHandle", "AsyncWatch"]
+__all__ = ["AsyncCapture", "AsyncTailnet", "AsyncTailnetHandle", "AsyncWatch"]
 
 
 @for_async_with
@@ -122,6 +125,12 @@ class AsyncTailnetHandle(HandleBase):
         """Return what changes, as an asynchronous iterator; see TailnetHandle.watch."""
         return AsyncWatch(self._node)
 
+    async def capture(
+        self, path: str | os.PathLike[str], *, seconds: float | None = None
+    ) -> AsyncCapture:
+        """Begin to write the node's packets to a file; see TailnetHandle.capture."""
+        return AsyncCapture(await wait_async(asking.capture(self._node, path, seconds)))
+
     async def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Leave the tailnet; see TailnetHandle.close."""
         await wait_async(self._node.close(timeout))
@@ -174,3 +183,28 @@ class AsyncWatch(AsyncIterator[Event]):
     def __del__(self) -> None:
         if hasattr(self, "_lines"):
             self.close()
+
+
+@for_async_with
+class AsyncCapture:
+    """A capture of a node's packets that goes on; see Capture."""
+
+    def __init__(self, session: ops.Session) -> None:
+        self._session = session
+
+    async def wait(self, timeout: float | None = None) -> None:
+        """Wait until it has ended; see Capture.wait."""
+        await wait_async(self._session.wait(ops.deadline_of(timeout), CAPTURING))
+
+    async def close(self) -> None:
+        """End it, and wait until the file has all packets; see Capture.close."""
+        await wait_async(self._session.end(ops.deadline_of(CAPTURE_END), CAPTURING))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._session!r}>"

@@ -15,9 +15,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tailnet import (
+    AsyncCapture,
     AsyncTailnet,
     AsyncTailnetHandle,
     Tailnet,
@@ -27,6 +28,9 @@ from tailnet import (
     TailnetSocket,
 )
 from tests.support.threads import Pool, finished, started
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 T = TypeVar("T")
 Address = tuple[str, int]
@@ -111,6 +115,10 @@ class SyncNode:
     def ping(self, target: Any, timeout: float | None = LIMIT, **kwargs: Any) -> Any:
         """Ask for an answer."""
         return self.handle.ping(target, timeout=timeout, **kwargs)
+
+    def capture(self, path: Any, **kwargs: Any) -> Any:
+        """Capture packets."""
+        return self.handle.capture(path, **kwargs)
 
     def close(self) -> None:
         """Leave."""
@@ -261,9 +269,35 @@ class AsyncNode:
         """Ask for an answer."""
         return self.face.run(self.handle.ping(target, timeout=timeout, **kwargs))
 
+    def capture(self, path: Any, **kwargs: Any) -> AsyncCapturing:
+        """Capture packets."""
+        return AsyncCapturing(self.face, self.face.run(self.handle.capture(path, **kwargs)))
+
     def close(self) -> None:
         """Leave."""
         self.face.run(self.handle.close())
+
+
+class AsyncCapturing:
+    """A capture that goes on."""
+
+    def __init__(self, face: Async, capture: AsyncCapture) -> None:
+        self.face, self.capture = face, capture
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait for its end."""
+        self.face.run(self.capture.wait(timeout))
+
+    def close(self) -> None:
+        """End it."""
+        self.face.run(self.capture.close())
+
+    def __enter__(self) -> Self:
+        self.face.run(self.capture.__aenter__())
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.face.run(self.capture.__aexit__(*raised))
 
 
 class AsyncListener:

@@ -30,7 +30,7 @@ from tailnet import *
 from tailnet._engine import lib
 from tailnet._sockets import handover
 from tailnet.testing import Testnet
-from tests.daemon import Daemon, LocalAPI
+from tests.support.daemon import Daemon, LocalAPI
 lib.stats()  # loads the library: the next user may not read where Python is
 path, uid = sys.argv[1], int(sys.argv[2])
 if uid:

@@ -21,9 +21,11 @@ from typing_extensions import assert_never, assert_type
 
 import tailnet
 from tailnet import (
+    AsyncCapture,
     AsyncTailnet,
     AsyncTailnetHandle,
     AsyncWatch,
+    Capture,
     RetryPolicy,
     Tailnet,
     TailnetConfig,
@@ -153,6 +155,10 @@ def uses(tn: TailnetHandle) -> None:
     assert_type(tn.whois(tn.ip), models.WhoIs)
     assert_type(tn.status(timeout=1), models.Status)
     assert_type(tn.ping("api", kind="tsmp", timeout=1), models.Ping)
+    with tn.capture("a.pcap") as capture:
+        assert_type(capture, Capture)
+        capture.wait(timeout=1)
+    tn.capture(Path("a.pcap"), seconds=1).close()
     assert_type(tn.close(timeout=1), None)
 
 
@@ -254,6 +260,10 @@ async def uses_async(tn: AsyncTailnetHandle) -> None:
     assert_type(await tn.whois(("100.64.0.7", 80), timeout=1), models.WhoIs)
     assert_type(await tn.status(timeout=1), models.Status)
     assert_type(await tn.ping("api", kind="tsmp", timeout=1), models.Ping)
+    async with await tn.capture("a.pcap", seconds=1) as capture:
+        assert_type(capture, AsyncCapture)
+        await capture.wait(timeout=1)
+    await capture.close()
     await tn.close(timeout=1)
 
 

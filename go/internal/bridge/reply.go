@@ -82,12 +82,30 @@ func NewStream(feed func(*Stream) error) (int, error) {
 // Python goes. When feed returns, the last line says how the stream ended, as a reply does:
 // a reader can tell an end from a connection that broke.
 func (e End) Stream(feed func(*Stream) error) {
+	e.feed(feed, func() { e.Shutdown(unix.SHUT_RDWR) }) // wakes a writer that waits for room
+}
+
+// Session is Stream for something that begins, lasts and ends. The first line is what begin
+// returns, as of a reply; run is what lasts. Python ends it by shutting its direction down, and
+// can read how it ended; or by going.
+func (e End) Session(begin func(*Stream) (document any, run func() error, err error)) {
+	e.feed(func(s *Stream) error {
+		document, run, err := begin(s)
+		if err != nil {
+			return err
+		}
+		s.queue <- answer(document, nil)
+		return run()
+	}, func() {})
+}
+
+func (e End) feed(feed func(*Stream) error, gone func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Stream{queue: make(chan []byte, streamQueue), ctx: ctx}
 	Go(func() {
 		e.awaitWord()
 		cancel()
-		e.Shutdown(unix.SHUT_RDWR) // wakes a writer that waits for room
+		gone()
 	})
 	var last []byte
 	Go(func() {

@@ -71,6 +71,24 @@ func (n *Node) Watch(stream *bridge.Stream, _ NoArgs) error {
 	return nil
 }
 
+// Capture writes packets until the reader ends the session or the node closes.
+func (n *Node) Capture(stream *bridge.Stream, a session.CaptureArgs) (*session.Captured, func() error, error) {
+	s, err := n.backend.Session()
+	if err != nil {
+		if a.To != nil {
+			a.To.Close()
+		}
+		return nil, nil, err
+	}
+	ctx, done := n.within(stream.Context())
+	answer, run, err := s.Capture(ctx, a)
+	if err != nil {
+		done()
+		return nil, nil, n.closedOr(err)
+	}
+	return answer, func() error { defer done(); return run() }, nil
+}
+
 // Ping asks a peer for an answer, and waits for it as long as the caller does.
 func (n *Node) Ping(ctx context.Context, a session.PingArgs) (*session.Ping, error) {
 	kind, ok := session.Pings[a.Kind]

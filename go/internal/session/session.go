@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"tailscale.com/client/local"
 	"tailscale.com/ipn"
@@ -44,6 +45,8 @@ type Session struct {
 
 	Ctx    context.Context // ends when the node leaves
 	Cancel context.CancelFunc
+
+	capturing atomic.Bool
 
 	mu   sync.Mutex
 	runs context.Context // ends when the node stops running, because its key has expired, say

@@ -1,4 +1,4 @@
-"""Read the files that a user names: configurations, and files that hold a key.
+"""Open the files that a user names: configurations, files that hold a key, and new ones.
 
 Opening a FIFO waits for a writer, and stops an event loop meanwhile; reading /dev/zero never ends.
 So the files are opened without blocking, and only regular files of a sane size are read.
@@ -10,8 +10,12 @@ import contextlib
 import errno
 import os
 import stat
+import sys
+from collections.abc import Generator
 from pathlib import Path
+from typing import cast
 
+from .._text import quoted
 from ..errors import TailnetConfigError
 
 # Bytes. A key is one line; a configuration has some twenty.
@@ -52,6 +56,36 @@ def read_text(path: Path, limit: int, source: str = "", help_: str = "") -> str:
     if text is None:  # outside the except: UnicodeDecodeError holds what was read
         raise TailnetConfigError(said + problem)
     return text
+
+
+@contextlib.contextmanager
+def new_file(path: object, source: str) -> Generator[int]:
+    """Yield the descriptor of an empty regular file. A new one is for this user alone.
+
+    Args:
+        path: The file; symbolic links are followed.
+        source: What named the file, such as a method; an error begins with it.
+
+    Raises:
+        OSError: it cannot be opened.
+        TailnetConfigError: it is no path, or another kind of file.
+    """
+    try:
+        name = Path(cast("str", path))
+    except TypeError:
+        raise TailnetConfigError(f"{source}: want a path, and not {quoted(path)}") from None
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        with contextlib.suppress(FileNotFoundError):  # as of _read
+            _check(Path(name).stat(), sys.maxsize)
+        fd = os.open(name, flags, 0o600)
+    except ValueError as e:
+        raise TailnetConfigError(f"{source}: cannot write to {quoted(name)}: {e}") from None
+    try:
+        os.truncate(fd, 0)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -117,6 +117,12 @@ class Fd:
             with contextlib.suppress(OSError):  # closed, or the other end has gone
                 self._socket.shutdown(socket.SHUT_RDWR)
 
+    def finish(self) -> None:
+        """End the session behind it; what it says of its end can still be read."""
+        if self._socket is not None and os.getpid() == self._owner:
+            with contextlib.suppress(OSError):  # closed, or the other end has gone
+                self._socket.shutdown(socket.SHUT_WR)
+
     def close(self) -> None:
         """Close this process's copy. Idempotent."""
         if self._socket is not None:

@@ -156,6 +156,43 @@ class Lines:
                 self._fd.close()
 
 
+class Session:
+    """Something that has begun and lasts until it is ended, or ends by itself. Owns its descriptor.
+
+    After the answer come events, if any, and at last a line that says how it ended.
+    """
+
+    def __init__(self, fd: Fd) -> None:
+        self._fd = fd
+        self._lines = Lines(fd)
+
+    def wait(self, deadline: float | None, what: str) -> Steps[None]:
+        """Wait until it has ended by itself.
+
+        Raises:
+            TailnetError: what ended it, once.
+            TailnetTimeout: the deadline passed. It goes on.
+        """
+        while (yield from self._lines.next(deadline, what)) is not None:
+            pass
+
+    def end(self, deadline: float | None, what: str) -> Steps[None]:
+        """End it, and wait until it has. Idempotent.
+
+        Raises:
+            TailnetError: what went wrong since it began.
+            TailnetTimeout: the deadline passed. It ends in the background.
+        """
+        try:
+            self._fd.finish()
+            yield from self.wait(deadline, what)
+        finally:
+            self._lines.close()
+
+    def __repr__(self) -> str:
+        return repr(self._lines)
+
+
 def _read(
     source: Fd, receive: Callable[[], bytes], text: bytearray, deadline: float | None, what: str
 ) -> Steps[bool]:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from .._configuration.files import new_file
 from .._engine import lib, ops
+from .._text import quoted
 from ..errors import TailnetConfigError
 from ..models import Ping, Status, WhoIs
 from ..models._base import ip_of
@@ -30,6 +32,8 @@ PingKind = Literal["disco", "tsmp", "icmp", "peerapi"]
 
 # Seconds that an unanswered ping is waited for, as `tailscale ping` waits for each of its own.
 PING_TIMEOUT = 5.0
+
+_LONGEST_CAPTURE = 10**6  # seconds; Go counts nanoseconds in 64 bits
 
 # What whois() has answered is kept for so many addresses. A server that knows its callers asks at
 # every request: without this, a tenth of a millisecond each, most of it to build the model.
@@ -70,6 +74,26 @@ def watch(node: LocalNode) -> ops.Lines:
     handle = node.handle()
     with node.or_closed():
         return ops.Lines(lib.ask(handle, "watch", {}))
+
+
+def capture(node: LocalNode, path: Any, seconds: float | None) -> Steps[ops.Session]:
+    """Begin to write the node's packets to a file."""
+    handle = node.handle()
+    number: object = seconds  # from callers who may not check types
+    wanted = isinstance(number, int | float) and 0 < number <= _LONGEST_CAPTURE
+    if number is not None and not wanted:
+        raise TailnetConfigError(
+            f"capture: seconds: want more than 0, and at most {_LONGEST_CAPTURE:,}, or None,"
+            f" and not {quoted(number)}"
+        )
+    with node.or_closed(), new_file(path, "capture") as file:
+        asked = lib.ask(handle, "capture", {"seconds": seconds or 0}, file)
+        try:
+            yield from ops.answer(asked, None, "the capture to begin")
+        except BaseException:
+            asked.cancel()
+            raise
+    return ops.Session(asked)
 
 
 def ping(
