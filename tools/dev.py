@@ -205,6 +205,8 @@ def checks() -> None:
     say("ruff")
     run(PYTHON, "-m", "ruff", "check")
     run(PYTHON, "-m", "ruff", "format", "--check")
+    say("the synchronous face, as it is written")
+    run(PYTHON, "tools/async_to_sync.py", "--check")
     say("mypy")
     run(PYTHON, "-m", "mypy")
     say("pyright")
@@ -233,6 +235,7 @@ def fmt() -> None:
     build()
     run(PYTHON, "-m", "ruff", "check", "--fix-only", "-q")
     run(PYTHON, "-m", "ruff", "format")
+    run(PYTHON, "tools/async_to_sync.py")
     go("gofmt", "-l", "-w", ".")
 
 

@@ -10,7 +10,7 @@
 program as Ctrl-C does. `tailnet.models` has what they answer, `tailnet.testing` an offline tailnet
 for tests. Importing this starts nothing.
 
-Read next: _tailnet.py.
+Read next: _tailnet_async.py, of which _tailnet.py is the synchronous form.
 """
 
 import logging as _logging

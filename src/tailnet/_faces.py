@@ -84,7 +84,7 @@ class TailnetBase:
         self._node = LocalNode(config)
 
     if not TYPE_CHECKING:  # checkers know what there is
-        _joins = "`with` and up() give"
+        _joins = ""
 
         def __getattr__(self, name: str) -> Any:
             joined = any(hasattr(handle, name) for handle in HandleBase.__subclasses__())

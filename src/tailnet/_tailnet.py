@@ -1,10 +1,6 @@
 """The synchronous face: `Tailnet`, not yet joined, and `TailnetHandle`, the live connection.
 
-Rules of this file:
-
-- Nothing here knows how anything is done: each method runs one generator of tailnet/_node. The
-  asynchronous twin, _tailnet_async.py, differs in the waiting alone.
-- What both faces share without waiting is in _faces.py.
+Written by tools/async_to_sync.py from _tailnet_async.py: edit that file.
 """
 
 from __future__ import annotations
@@ -44,7 +40,9 @@ __all__ = ["Capture", "Tailnet", "TailnetHandle", "Watch"]
 
 @for_with
 class Tailnet(TailnetBase):
-    """A tailnet to join: `with Tailnet(config) as tn`, or `tn = Tailnet(config).up()`.
+    """A tailnet to join: `with Tailnet(config) as tn`.
+
+    Or `tn = Tailnet(config).up()`, and `tn.close()` at the end.
 
     Args:
         config: The configuration; without one, or on top of it, `fields` are TailnetConfig's.
@@ -52,6 +50,8 @@ class Tailnet(TailnetBase):
     Raises:
         TailnetConfigError: a value cannot be used. Nothing was started.
     """
+
+    _joins = "`with` and up() give"
 
     def up(self, timeout: float | None = None, *, on_login: OnLogin | None = None) -> TailnetHandle:
         """Join the tailnet and return the live connection; at once where it has joined.
@@ -74,10 +74,10 @@ class Tailnet(TailnetBase):
             TailnetTimeout: `timeout` passed; `__cause__` is the last failed attempt.
             TailnetClosed: this Tailnet was closed.
 
-        up() may be called again after any of these, until close(). After a timeout or an interrupt
-        the attempt goes on in the background: the next up() takes it over, and close() ends it. A
-        key for one use is not lost to an attempt that ended early; with a state directory, this
-        holds for the next process as well.
+        up() may be called again after any of these, until close(). After a timeout or an
+        interrupt the attempt goes on in the background: the next up() takes it over, and close()
+        ends it. A key for one use is not lost to an attempt that ended early; with a state
+        directory, this holds for the next process as well.
         """
         wait(self._node.up(timeout, on_login))
         return TailnetHandle(self._node)
@@ -96,7 +96,7 @@ class Tailnet(TailnetBase):
 
 @for_with
 class TailnetHandle(HandleBase):
-    """The live connection to a tailnet. Made by `Tailnet.up()`, or by entering a Tailnet."""
+    """The live connection to a tailnet. Made by `Tailnet.up()`, or by entering one."""
 
     def listen(
         self,
@@ -126,7 +126,8 @@ class TailnetHandle(HandleBase):
         connection: a wrapped listener shows no peer, and its port is given back by closing the
         TailnetListener.
         """
-        return wait(listening.listen(self._node, address, backlog, timeout))
+        begins = listening.listen(self._node, address, backlog, timeout, blocking=True)
+        return wait(begins)
 
     def dial(self, address: str | Address, *, timeout: float | None = None) -> TailnetSocket:
         """Connect to a peer and return a real connected, blocking socket.

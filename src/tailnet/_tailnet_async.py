@@ -1,8 +1,12 @@
-"""The asynchronous face: `AsyncTailnet` and `AsyncTailnetHandle`, for asyncio.
+"""The asynchronous face: `AsyncTailnet`, not yet joined, and `AsyncTailnetHandle`, the live one.
 
-Rules of this file: as of _tailnet.py, whose methods these are, with `await`. Sockets are
-non-blocking, as event loops want them; no thread is started. A task that is cancelled leaves what
-an interrupt leaves in the synchronous twin.
+Rules of this file:
+
+- It is the source of the synchronous face, _tailnet.py: edit this one, and run
+  `python tools/async_to_sync.py`.
+- Nothing here knows how anything is done: each method runs one generator of tailnet/_node. What
+  both faces share without waiting is in _faces.py.
+- Sockets are non-blocking, as event loops want them, and no thread is started.
 """
 
 from __future__ import annotations
@@ -42,19 +46,52 @@ __all__ = ["AsyncCapture", "AsyncTailnet", "AsyncTailnetHandle", "AsyncWatch"]
 
 @for_async_with
 class AsyncTailnet(TailnetBase):
-    """A tailnet to join: `async with AsyncTailnet(config) as tn`; see Tailnet."""
+    """A tailnet to join: `async with AsyncTailnet(config) as tn`.
+
+    Or `tn = await AsyncTailnet(config).up()`, and `await tn.close()` at the end.
+
+    Args:
+        config: The configuration; without one, or on top of it, `fields` are TailnetConfig's.
+
+    Raises:
+        TailnetConfigError: a value cannot be used. Nothing was started.
+    """
 
     _joins = "`async with` and `await up()` give"
 
     async def up(
         self, timeout: float | None = None, *, on_login: OnLogin | None = None
     ) -> AsyncTailnetHandle:
-        """Join; see Tailnet.up. `on_login` may be a coroutine function."""
+        """Join the tailnet and return the live connection; at once where it has joined.
+
+        Args:
+            timeout: Seconds for everything, retries included; None leaves it to the
+                configuration's `connect_timeout` and `retry`.
+            on_login: Called with the URL where a person must log in; it may be a coroutine
+                function. up() then goes on waiting, for that and for an admin's approval.
+
+        Raises:
+            TailnetConfigError: a file or variable behind the configuration cannot be used.
+            TailnetAuthError: the control server refuses the key or the node.
+            TailnetLoginRequired: a person must log in at its `url`. The node stays pending: the
+                next up() goes on with the same login.
+            TailnetApprovalRequired: an admin must approve the machine. The node stays pending.
+            TailnetConnectError: the control server cannot be reached, after all retries.
+            TailnetNotRunning: backend="tailscaled", and there is no usable daemon.
+            TailnetStateLocked: another node holds the state directory.
+            TailnetTimeout: `timeout` passed; `__cause__` is the last failed attempt.
+            TailnetClosed: this AsyncTailnet was closed.
+
+        up() may be called again after any of these, until close(). After a timeout or a
+        cancellation the attempt goes on in the background: the next up() takes it over, and close()
+        ends it. A key for one use is not lost to an attempt that ended early; with a state
+        directory, this holds for the next process as well.
+        """
         await wait_async(self._node.up(timeout, on_login))
         return AsyncTailnetHandle(self._node)
 
     async def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Leave, or end a pending attempt; see Tailnet.close."""
+        """Leave the tailnet, or end a pending attempt. Idempotent; see AsyncTailnetHandle.close."""
         await wait_async(self._node.close(timeout))
 
     async def __aenter__(self) -> AsyncTailnetHandle:
@@ -67,24 +104,66 @@ class AsyncTailnet(TailnetBase):
 
 @for_async_with
 class AsyncTailnetHandle(HandleBase):
-    """The live connection to a tailnet; see TailnetHandle."""
+    """The live connection to a tailnet. Made by `AsyncTailnet.up()`, or by entering one."""
 
     async def listen(
-        self, address: str | Address, *, backlog: int = 128, timeout: float | None = None
+        self,
+        address: str | Address,
+        *,
+        backlog: int = 128,
+        timeout: float | None = None,
     ) -> TailnetListener:
-        """Listen; see TailnetHandle.listen.
+        """Listen for TCP connections of the tailnet, and return a real listening socket.
 
         The listener is non-blocking: give it to `asyncio.start_server(sock=...)`, or accept with
         `loop.sock_accept`.
+
+        Args:
+            address: ":80" or "[::]:80" for every address of the node, "0.0.0.0:80" for its IPv4
+                ones, "ip:port" for one; port 0 picks one (`getsockname()` tells). Or (host, port).
+            backlog: How many connections may wait for accept(), and as many again for their
+                places; beyond, peers are refused.
+            timeout: Seconds for listening to begin.
+
+        Raises:
+            TailnetListenError: the port is taken (EADDRINUSE), or the address is not the node's
+                (EADDRNOTAVAIL).
+            TailnetConfigError: the address makes no sense.
+            TailnetResourceError: no more descriptors.
+            TailnetNotRunning: the tailscaled behind it is gone, or does not answer.
+            TailnetClosed: the node was closed.
+
+        After a failure or a cancellation nothing is left of it. For TLS wrap each accepted
+        connection: a wrapped listener shows no peer, and its port is given back by closing the
+        TailnetListener.
         """
-        listener = await wait_async(listening.listen(self._node, address, backlog, timeout))
-        listener.setblocking(False)
-        return listener
+        begins = listening.listen(self._node, address, backlog, timeout, blocking=False)
+        return await wait_async(begins)
 
     async def dial(self, address: str | Address, *, timeout: float | None = None) -> TailnetSocket:
-        """Connect; see TailnetHandle.dial.
+        """Connect to a peer and return a real connected, non-blocking socket.
 
-        The socket is non-blocking: give it to `asyncio.open_connection(sock=...)`.
+        Give it to `asyncio.open_connection(sock=...)`.
+
+        Args:
+            address: "host:port" or (host, port); the host is a name of the tailnet, short or
+                fully qualified, or an IP address.
+            timeout: Seconds for the connection to be made; None leaves it to TCP.
+
+        Raises:
+            TailnetRefused: the peer refuses.
+            TailnetUnreachable: not on the tailnet, or no answer.
+            TailnetNameError: the tailnet knows no such name.
+            TailnetDialError: any other failure; `errno` says which.
+            TailnetResourceError: no more descriptors.
+            TailnetConfigError: the address makes no sense.
+            TailnetTimeout: `timeout` passed.
+            TailnetAuthError: this node is no longer logged in.
+            TailnetConnectError: this node does not run just now.
+            TailnetNotRunning: the tailscaled behind it is gone, or does not answer.
+            TailnetClosed: the node was closed.
+
+        After a failure or a cancellation nothing is left of it.
         """
         return await wait_async(dialing.dial(self._node, address, timeout, 0.0))
 
@@ -97,17 +176,47 @@ class AsyncTailnetHandle(HandleBase):
         *,
         all_errors: bool = False,
     ) -> TailnetSocket:
-        """Connect, with the arguments of `socket.create_connection`; the socket is non-blocking."""
+        """Connect with the arguments of `socket.create_connection`; the socket is non-blocking.
+
+        `source_address` and `all_errors` are there for callers that pass them; a node has one
+        address of each family, and a name one address. A timeout of 0 has passed at once: a
+        connection is not begun in the background. `socket_options` is urllib3's: (level, name,
+        value) of what to set on the socket.
+
+        Raises: as dial(), and OSError for an option that cannot be set.
+        """
         if timeout is DEFAULT_TIMEOUT:
             timeout = socket.getdefaulttimeout()
         return await wait_async(dialing.dial(self._node, address, timeout, 0.0, socket_options))
 
     async def whois(self, target: WhoIsTarget, *, timeout: float | None = None) -> WhoIs:
-        """Say who is behind an address; see TailnetHandle.whois."""
+        """Say who is behind an address of the tailnet.
+
+        An answer may be a second old: what an edited policy takes away is gone from it then.
+
+        Args:
+            target: An accepted connection (also when wrapped in TLS), a peer address as accept()
+                returns it, an IP address, a name of the tailnet, or an asyncio transport or
+                StreamWriter.
+            timeout: Seconds; most answers come from a cache.
+
+        Raises:
+            TailnetPeerNotFound: nobody on the tailnet has that address or name.
+            TailnetConfigError: `target` has no address, or is not connected.
+            TailnetTimeout: `timeout` passed.
+            TailnetNotRunning: the tailscaled behind it is gone, or does not answer.
+            TailnetClosed: the node was closed.
+        """
         return await wait_async(asking.whois(self._node, target, timeout))
 
     async def status(self, *, timeout: float | None = None) -> Status:
-        """Return the state of the node and its peers; see TailnetHandle.status."""
+        """Return the state of the node and of the peers it sees.
+
+        Raises:
+            TailnetTimeout: `timeout` (seconds) passed.
+            TailnetNotRunning: the tailscaled behind it is gone, or does not answer.
+            TailnetClosed: the node was closed.
+        """
         return await wait_async(asking.status(self._node, timeout))
 
     async def ping(
@@ -118,21 +227,68 @@ class AsyncTailnetHandle(HandleBase):
         size: int = 0,
         timeout: float | None = PING_TIMEOUT,
     ) -> Ping:
-        """Ask a peer for an answer; see TailnetHandle.ping."""
+        """Ask a peer for an answer, and return how long the round trip took.
+
+        Args:
+            target: A peer's name on the tailnet or its IP address, or what whois() takes.
+            kind: "disco" asks Tailscale's code for the path it has; "tsmp" goes through WireGuard
+                and "icmp" through the peer's network stack as well; "peerapi" asks its HTTP API.
+            size: Bytes to which a disco ping is padded, to try a path's MTU; 0 pads nothing.
+            timeout: Seconds; the ping is sent again each second.
+
+        Raises:
+            TailnetTimeout: no answer came.
+            TailnetUnreachable: no peer has that address.
+            TailnetNameError: the tailnet knows no such name.
+            TailnetConfigError: the kind or the size makes no sense, or the target is this node.
+            TailnetNotRunning: the tailscaled behind it is gone, or does not answer.
+            TailnetClosed: the node was closed.
+        """
         return await wait_async(asking.ping(self._node, target, kind, size, timeout))
 
     def watch(self) -> AsyncWatch:
-        """Return what changes, as an asynchronous iterator; see TailnetHandle.watch."""
+        """Return what changes, as an asynchronous iterator that starts with how things are.
+
+        Raises:
+            TailnetClosed: the node was closed.
+        """
         return AsyncWatch(self._node)
 
     async def capture(
         self, path: str | os.PathLike[str], *, seconds: float | None = None
     ) -> AsyncCapture:
-        """Begin to write the node's packets to a file; see TailnetHandle.capture."""
+        """Begin to write the packets that this node sends and receives to a file.
+
+        The file has pcap's format, with Tailscale's link type 147: `tailscale debug capture` writes
+        the same, and Tailscale's dissector makes Wireshark read it. Packets are whole, and as they
+        are before encryption and after decryption.
+
+        Args:
+            path: The file. It is emptied where it exists; a new one is for this user alone.
+            seconds: How long; None is until close(), or the end of `with`.
+
+        Raises:
+            OSError: the file cannot be opened.
+            TailnetConfigError: it is no regular file, or `seconds` makes no sense, or this node is
+                being captured already.
+            TailnetUnsupported: the tailscaled behind it does not let this user capture.
+            TailnetNotRunning: the tailscaled behind it is gone, or does not answer.
+            TailnetClosed: the node was closed.
+        """
         return AsyncCapture(await wait_async(asking.capture(self._node, path, seconds)))
 
     async def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Leave the tailnet; see TailnetHandle.close."""
+        """Leave the tailnet. Idempotent.
+
+        No connection is accepted from now on; what was written to the open ones is delivered,
+        and their peers see them end. After `timeout` seconds those left are cut off. Listeners
+        and watches end. An ephemeral node logs out. A cancellation does not stop it: it goes on in
+        the background, and the interpreter waits for it before it ends. A process killed by SIGKILL
+        or by the default action of SIGTERM does none of this; see `tailnet.graceful()`.
+
+        Raises:
+            TailnetForked: this is a forked child; the node is its parent's.
+        """
         await wait_async(self._node.close(timeout))
 
     async def __aenter__(self) -> Self:
@@ -147,7 +303,10 @@ class AsyncTailnetHandle(HandleBase):
 
 @for_async_with
 class AsyncWatch(AsyncIterator[Event]):
-    """The events of a node; see Watch."""
+    """The events of a node; see `tailnet.models`. Ends when the node is closed, or by close().
+
+    A reader that falls behind gets EventsLost, and then how things are, from the beginning.
+    """
 
     def __init__(self, node: LocalNode) -> None:
         self._lines = asking.watch(node)
@@ -187,17 +346,29 @@ class AsyncWatch(AsyncIterator[Event]):
 
 @for_async_with
 class AsyncCapture:
-    """A capture of a node's packets that goes on; see Capture."""
+    """A capture of a node's packets that goes on; AsyncTailnetHandle.capture begins it.
+
+    `with` ends it. Dropping it ends it too, without waiting for the last packets.
+    """
 
     def __init__(self, session: ops.Session) -> None:
         self._session = session
 
     async def wait(self, timeout: float | None = None) -> None:
-        """Wait until it has ended; see Capture.wait."""
+        """Wait until it has ended: its `seconds` have passed, or the node was closed.
+
+        Raises:
+            TailnetTimeout: `timeout` (seconds) passed; the capture goes on.
+            TailnetError: what ended it, such as a full disk. What was written before stays.
+        """
         await wait_async(self._session.wait(ops.deadline_of(timeout), CAPTURING))
 
     async def close(self) -> None:
-        """End it, and wait until the file has all packets; see Capture.close."""
+        """End it, and wait until the file has all packets. Idempotent.
+
+        Raises:
+            TailnetError: as wait().
+        """
         await wait_async(self._session.end(ops.deadline_of(CAPTURE_END), CAPTURING))
 
     async def __aenter__(self) -> Self:

@@ -34,9 +34,17 @@ _MOST = (1 << 31) - 1  # connections that wait: an int of C
 
 
 def listen(
-    node: LocalNode, address: str | Address, backlog: int, timeout: float | None
+    node: LocalNode,
+    address: str | Address,
+    backlog: int,
+    timeout: float | None,
+    *,
+    blocking: bool = True,
 ) -> Steps[TailnetListener]:
-    """Make a listener. Where it fails or is given up, nothing is left of it."""
+    """Make a listener, with the default timeout or non-blocking.
+
+    Where it fails or is given up, nothing is left of it.
+    """
     text, deadline = address_text(address), ops.deadline_of(timeout)
     number: object = backlog  # from callers who may not check types
     if type(number) is not int or not 1 <= number <= _MOST:
@@ -57,7 +65,10 @@ def listen(
             )
             listening.begin(**answer)
         with _room(node, text):
-            return TailnetListener(os.dup(listening.socket.fileno()), listening)
+            listener = TailnetListener(os.dup(listening.socket.fileno()), listening)
+        if not blocking:
+            listener.setblocking(False)
+        return listener
     except BaseException:
         listening.end()
         raise
