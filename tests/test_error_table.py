@@ -119,7 +119,7 @@ def nearly_full_disk(place: Place) -> object:
     with (state / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while file.write(bytes(4096)):
             pass
-    os.truncate(state / "ballast", (state / "ballast").stat().st_size - (32 << 10))
+    os.truncate(state / "ballast", (state / "ballast").stat().st_size - (16 << 10))
     return place.up(state_dir=state / "node")
 
 

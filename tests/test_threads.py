@@ -18,7 +18,7 @@ def test_a_hang_is_a_failure(pytester: pytest.Pytester) -> None:
         f"""
         import socket, sys
         sys.path.insert(0, {str(ROOT)!r})
-        from tests import threads
+        from tests.support import threads
         threads.LIMIT = 0.5
 
         def test_pool():
