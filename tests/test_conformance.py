@@ -30,7 +30,7 @@ from tailnet import (
 from tailnet.testing import Testnet
 from tests.support import backends
 from tests.support.backends import DIFFERENCES, Embedded
-from tests.support.faces import LIMIT, Conn, Face, Node, hears
+from tests.support.faces import LIMIT, Async, Conn, Face, Node, Sync, Trio, hears
 from tests.support.held import nothing_left
 from tests.support.limits import descriptors
 from tests.support.nodes import knows
@@ -40,6 +40,13 @@ from tests.support.waiting import eventually
 Pair = tuple[Node, Node]
 
 PORT = iter(range(2000, 10000))
+
+
+@pytest.fixture(scope="module", params=[Sync, Async, Trio], ids=lambda face: face.name)
+def face(request: pytest.FixtureRequest) -> Iterator[Face]:
+    """Each face; the asynchronous one on asyncio and on trio."""
+    with contextlib.closing(request.param()) as each:
+        yield each
 
 
 @pytest.fixture(scope="module", params=DIFFERENCES)

@@ -30,6 +30,7 @@ WORDS = {
     r"\bAsync(?=Capture|Iterator|Tailnet|Watch)": "",
     r"\bStopAsyncIteration\b": "StopIteration",
     r"\bwait_async\b": "wait",
+    r", shielded=True": "",
     r"\bfor_async_with\b": "for_with",
     r"__a(?=enter__|exit__|next__)": "__",
     r"\ba task\b": "a thread",
@@ -47,6 +48,7 @@ Rules of this file:
 - Nothing here knows how anything is done: each method runs one generator of tailnet/_node. What
   both faces share without waiting is in _faces.py.
 - Sockets are non-blocking, as event loops want them, and no thread is started.
+- It runs on asyncio and on trio; which one, _engine/wait.py sees.
 """''': '''"""The synchronous face: `Tailnet`, not yet joined, and `TailnetHandle`, the live connection.
 
 Written by tools/async_to_sync.py from _tailnet_async.py: edit that file.

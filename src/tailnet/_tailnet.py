@@ -355,7 +355,8 @@ class Capture:
         Raises:
             TailnetError: as wait().
         """
-        wait(self._session.end(ops.deadline_of(CAPTURE_END), CAPTURING))
+        ending = self._session.end(ops.deadline_of(CAPTURE_END), CAPTURING)
+        wait(ending)
 
     def __enter__(self) -> Self:
         return self

@@ -7,6 +7,7 @@ Rules of this file:
 - Nothing here knows how anything is done: each method runs one generator of tailnet/_node. What
   both faces share without waiting is in _faces.py.
 - Sockets are non-blocking, as event loops want them, and no thread is started.
+- It runs on asyncio and on trio; which one, _engine/wait.py sees.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class AsyncTailnet(TailnetBase):
 
     async def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Leave the tailnet, or end a pending attempt. Idempotent; see AsyncTailnetHandle.close."""
-        await wait_async(self._node.close(timeout))
+        await wait_async(self._node.close(timeout), shielded=True)
 
     async def __aenter__(self) -> AsyncTailnetHandle:
         return await self.up()
@@ -289,7 +290,7 @@ class AsyncTailnetHandle(HandleBase):
         Raises:
             TailnetForked: this is a forked child; the node is its parent's.
         """
-        await wait_async(self._node.close(timeout))
+        await wait_async(self._node.close(timeout), shielded=True)
 
     async def __aenter__(self) -> Self:
         if self._node.closed:
@@ -369,7 +370,8 @@ class AsyncCapture:
         Raises:
             TailnetError: as wait().
         """
-        await wait_async(self._session.end(ops.deadline_of(CAPTURE_END), CAPTURING))
+        ending = self._session.end(ops.deadline_of(CAPTURE_END), CAPTURING)
+        await wait_async(ending, shielded=True)
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,8 +1,9 @@
-"""The two faces behind one set of words, so that one test holds for both.
+"""The faces behind one set of words, so that one test holds for all.
 
-A test is synchronous and says what happens; `Sync` does it as a program with threads would, `Async`
-as one with asyncio would, on an event loop in a thread of its own. What both return has the same
-methods, each with a limit of its own so that a hang is a failure with a name.
+A test is synchronous and says what happens; `Sync` does it as a program with threads would,
+`Async` as one with asyncio would, on an event loop in a thread of its own, and `Trio` as one with
+trio would. What they return has the same methods, each with a limit of its own so that a hang is
+a failure with a name.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import math
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
 
 from tailnet import (
     AsyncCapture,
@@ -28,6 +32,7 @@ from tailnet import (
     TailnetSocket,
 )
 from tests.support.threads import Pool, finished, started
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -234,13 +239,108 @@ class Async:
                 return new
         raise AssertionError("no task was started")
 
+    async def accept(self, listener: TailnetListener) -> tuple[socket.socket, Address]:
+        """Accept."""
+        return await self.loop.sock_accept(listener)
 
-async def within(coroutine: Coroutine[Any, Any, T], timeout: float | None) -> T:
-    """Wait for something; too late, that is the builtin TimeoutError, on Python 3.10 too."""
-    try:
-        return await asyncio.wait_for(coroutine, timeout)
-    except asyncio.TimeoutError as e:
-        raise TimeoutError from e
+    async def send(self, conn: TailnetSocket, data: bytes | memoryview) -> None:
+        """Send everything."""
+        await self.loop.sock_sendall(conn, data)
+
+    async def receive(self, conn: TailnetSocket, limit: int) -> bytes:
+        """Receive something."""
+        return await self.loop.sock_recv(conn, limit)
+
+    async def within(self, coroutine: Coroutine[Any, Any, T], timeout: float | None) -> T:
+        """Wait for something; too late, that is the builtin TimeoutError, on Python 3.10 too."""
+        try:
+            return await asyncio.wait_for(coroutine, timeout)
+        except asyncio.TimeoutError as e:
+            raise TimeoutError from e
+
+
+class Trio(Async):
+    """As a program with trio would do it."""
+
+    name = "trio"
+
+    def __init__(self) -> None:
+        running: concurrent.futures.Future[trio.lowlevel.TrioToken] = concurrent.futures.Future()
+        self._over = trio.Event()
+        self._scopes: set[trio.CancelScope] = set()
+
+        async def main() -> None:
+            running.set_result(trio.lowlevel.current_trio_token())
+            await self._over.wait()
+
+        self._thread = threading.Thread(target=trio.run, args=(main,), name="trio", daemon=True)
+        self._thread.start()
+        self._token = running.result(LIMIT)
+
+    def close(self) -> None:
+        """End the run."""
+        self._token.run_sync_soon(self._over.set)
+        self._thread.join(LIMIT)
+        assert not self._thread.is_alive(), "something blocks trio"
+
+    def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = LIMIT) -> T:
+        """Run a coroutine in a task."""
+
+        async def task() -> T:
+            scope = trio.CancelScope()
+            self._scopes.add(scope)
+            try:
+                with trio.fail_after(math.inf if timeout is None else timeout), scope:
+                    return await coroutine
+            finally:
+                self._scopes.discard(scope)
+            raise concurrent.futures.CancelledError
+
+        return trio.from_thread.run(task, trio_token=self._token)
+
+    def interrupted(self, call: Callable[[], object]) -> float:
+        """Cancel the scope of `call` while it waits; return how long it then took to end."""
+        with Pool(1) as caller:
+            before = set(self._scopes)
+            ending = caller.submit(call)
+            eventually("a task is started", lambda: self._scopes - before)
+            cancelled = time.monotonic()
+            for scope in self._scopes - before:
+                self._token.run_sync_soon(scope.cancel)
+            error = ending.exception(LIMIT)
+            assert isinstance(error, concurrent.futures.CancelledError), error
+            return time.monotonic() - cancelled
+
+    async def accept(self, listener: TailnetListener) -> tuple[socket.socket, Address]:
+        """Accept."""
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                conn, peer = listener.accept()
+                conn.setblocking(False)
+                return conn, peer
+            await trio.lowlevel.wait_readable(listener)
+
+    async def send(self, conn: TailnetSocket, data: bytes | memoryview) -> None:
+        """Send everything."""
+        left = memoryview(data)
+        while left:
+            with contextlib.suppress(BlockingIOError):
+                left = left[conn.send(left) :]
+                continue
+            await trio.lowlevel.wait_writable(conn)
+
+    async def receive(self, conn: TailnetSocket, limit: int) -> bytes:
+        """Receive something."""
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                return conn.recv(limit)
+            await trio.lowlevel.wait_readable(conn)
+
+    async def within(self, coroutine: Coroutine[Any, Any, T], timeout: float | None) -> T:
+        """Wait for something; too late, that is a TimeoutError."""
+        with trio.move_on_after(math.inf if timeout is None else timeout):
+            return await coroutine
+        raise TimeoutError
 
 
 class AsyncNode:
@@ -310,7 +410,7 @@ class AsyncListener:
         """Accept within a time; None waits for ever."""
 
         async def accept() -> tuple[socket.socket, Address]:
-            return await within(self.face.loop.sock_accept(self.socket), timeout)
+            return await self.face.within(self.face.accept(self.socket), timeout)
 
         conn, peer = self.face.run(accept(), None)
         assert isinstance(conn, TailnetSocket)
@@ -329,13 +429,13 @@ class AsyncConn:
 
     def send(self, data: bytes | memoryview) -> None:
         """Send everything."""
-        self.face.run(self.face.loop.sock_sendall(self.socket, data), 2 * LIMIT)
+        self.face.run(self.face.send(self.socket, data), 2 * LIMIT)
 
     def receive(self, limit: int = 1 << 16, timeout: float | None = LIMIT) -> bytes:
         """Receive something, or b"" at the end."""
 
         async def receive() -> bytes:
-            return await within(self.face.loop.sock_recv(self.socket, limit), timeout)
+            return await self.face.within(self.face.receive(self.socket, limit), timeout)
 
         return self.face.run(receive(), None)
 

@@ -1,4 +1,4 @@
-"""How to wait: the only module that knows poll(2) and the event loop.
+"""How to wait: the only module that knows poll(2), asyncio and trio.
 
 Slow operations are generators (`Steps`). They say what to wait for and know nothing of how; the
 same generator serves both faces. The protocol:
@@ -13,17 +13,19 @@ same generator serves both faces. The protocol:
   exception goes on to the caller.
 - A runner exhausts or closes the generator in every case.
 
-A runner for trio would be a third function here, on `trio.lowlevel.wait_readable`. The
-generators are in ops.py and in tailnet/_node.
+The generators are in ops.py and in tailnet/_node.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
 import math
 import select
+import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -70,13 +72,39 @@ def wait(steps: Steps[T]) -> T:
         steps.close()  # an interrupt may hit between two lines of this function
 
 
-async def wait_async(steps: Steps[T]) -> T:
-    """Run an operation on the running event loop and return what it returns."""
+async def wait_async(steps: Steps[T], *, shielded: bool = False) -> T:
+    """Run an operation on asyncio or trio, whichever runs, and return what it returns.
+
+    On trio every call is a checkpoint, also one that need not wait. A shielded one finishes in a
+    cancelled scope, where every other would end at once; asyncio cancels a task only once.
+    """
+    if (trio := _running_trio()) is None:
+        return await _run_async(steps, _watch)
+    with trio.CancelScope(shield=shielded):
+        try:
+            await trio.lowlevel.checkpoint()
+        except BaseException:
+            steps.close()
+            raise
+        return await _run_async(steps, functools.partial(_watch_trio, trio))
+
+
+def _running_trio() -> Any:
+    # A program that uses trio has imported it. One that has may run asyncio all the same.
+    trio: Any = sys.modules.get("trio")
+    if trio is not None:
+        with contextlib.suppress(RuntimeError):
+            trio.lowlevel.current_task()
+            return trio
+    return None
+
+
+async def _run_async(steps: Steps[T], watch: Callable[[Wait], Awaitable[bool]]) -> T:
     try:
         want = next(steps)
         while True:
             try:
-                sent = await _serve_async(want)
+                sent = await _serve_async(want, watch)
             except BaseException as e:  # noqa: BLE001 - CancelledError above all
                 want = steps.throw(e)
             else:
@@ -99,9 +127,9 @@ def _serve(want: Wait | Call) -> bool:
     return True
 
 
-async def _serve_async(want: Wait | Call) -> bool:
+async def _serve_async(want: Wait | Call, watch: Callable[[Wait], Awaitable[bool]]) -> bool:
     if isinstance(want, Wait):
-        return await _watch(want)
+        return await watch(want)
     result = want.function()
     if inspect.isawaitable(result):
         await result
@@ -155,3 +183,15 @@ async def _watch(want: Wait) -> bool:
             loop.remove_reader(want.fd)
         if timer is not None:
             timer.cancel()
+
+
+async def _watch_trio(trio: Any, want: Wait) -> bool:
+    left = math.inf if want.deadline is None else max(0.0, want.deadline - time.monotonic())
+    with trio.move_on_after(left) as scope:
+        if want.fd is None:
+            await trio.sleep_forever()
+        elif want.writing:
+            await trio.lowlevel.wait_writable(want.fd)
+        else:
+            await trio.lowlevel.wait_readable(want.fd)
+    return not scope.cancelled_caught
