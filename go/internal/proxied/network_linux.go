@@ -2,7 +2,6 @@ package proxied
 
 import (
 	"encoding/binary"
-	"strings"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -18,8 +17,8 @@ const (
 
 	tcpListen = 10 // TCP_LISTEN, of unix sockets too
 
-	showName, showVFS = 1, 2 // UDIAG_SHOW_*
-	nameAttr, vfsAttr = 0, 1 // UNIX_DIAG_*
+	showVFS = 2 // UDIAG_SHOW_VFS
+	vfsAttr = 1 // UNIX_DIAG_VFS
 )
 
 // SameNetwork reports whether the unix socket at path is listened on in this network
@@ -42,7 +41,7 @@ func SameNetwork(path string) (bool, error) {
 	request := make([]byte, unixRequestSize)
 	request[0] = unix.AF_UNIX
 	binary.NativeEndian.PutUint32(request[4:], 1<<tcpListen)
-	binary.NativeEndian.PutUint32(request[12:], showName|showVFS)
+	binary.NativeEndian.PutUint32(request[12:], showVFS)
 	listeners, err := c.Execute(netlink.Message{
 		Header: netlink.Header{Type: unix.SOCK_DIAG_BY_FAMILY, Flags: netlink.Request | netlink.Dump},
 		Data:   request,
@@ -59,10 +58,9 @@ func SameNetwork(path string) (bool, error) {
 			continue
 		}
 		for attrs.Next() {
-			switch b := attrs.Bytes(); {
-			case attrs.Type() == nameAttr && strings.TrimRight(string(b), "\x00") == path,
-				// struct unix_diag_vfs: the file's inode, and its device in the kernel's own spelling.
-				attrs.Type() == vfsAttr && len(b) >= 4 && binary.NativeEndian.Uint32(b) == uint32(st.Ino):
+			// struct unix_diag_vfs: the file's inode, and its device in the kernel's own spelling.
+			b := attrs.Bytes()
+			if attrs.Type() == vfsAttr && len(b) >= 4 && binary.NativeEndian.Uint32(b) == uint32(st.Ino) {
 				return true, nil
 			}
 		}
