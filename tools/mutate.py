@@ -293,7 +293,9 @@ def judge(mutant: Mutant) -> str:
                 return "does not compile"
             package = path.parent.relative_to(ROOT / "go")
             if list(path.parent.glob("*_test.go")) and (
-                code := run(PYTHON, "build_go.py", "--exec", "go", "test", f"./{package}")
+                code := run(
+                    PYTHON, "build_go.py", "--exec", "go", "test", "-timeout=60s", f"./{package}"
+                )
             ):
                 return "noticed" if code > 0 else "hangs"
         code = run(
