@@ -6,9 +6,9 @@
             print(tn.whois(conn).user.login)
 
 `Tailnet` is a tailnet not yet joined; entering it gives a `TailnetHandle`, the live connection.
-`AsyncTailnet` and `AsyncTailnetHandle` are the same for asyncio and trio. `graceful()` makes SIGTERM end a
-program as Ctrl-C does. `tailnet.models` has what they answer, `tailnet.testing` an offline tailnet
-for tests. Importing this starts nothing.
+`AsyncTailnet` and `AsyncTailnetHandle` are the same for asyncio and trio. `graceful()` makes
+SIGTERM end a program as Ctrl-C does. `tailnet.models` has what they answer, `tailnet.testing` an
+offline tailnet for tests. Importing this starts nothing.
 
 Read next: _tailnet_async.py, of which _tailnet.py is the synchronous form.
 """
