@@ -450,6 +450,20 @@ PATCHES = [
         "\ttcpRXBufDefSize = tcp.DefaultSendBufferSize\n",
         "\ttcpRXBufDefSize = 32 << 10\n",
     ),
+    # The LocalAPI says that a capture has begun before it has: a program that sends at once misses
+    # its own packets (tests/test_conformance.py). The file's header is flushed with the answer.
+    Patch(
+        "tailscale.com",
+        "feature/capture/capture.go",
+        "\tw.WriteHeader(http.StatusOK)\n\tw.(http.Flusher).Flush()\n\n"
+        "\tb := h.LocalBackend()\n"
+        "\ts := b.GetOrSetCaptureSink(newSink)\n\n"
+        "\tunregister := s.RegisterOutput(w)\n",
+        "\tb := h.LocalBackend()\n"
+        "\ts := b.GetOrSetCaptureSink(newSink)\n\n"
+        "\tunregister := s.RegisterOutput(w)\n"
+        "\tw.(http.Flusher).Flush()\n",
+    ),
     # wireguard-go sends a handshake's initiation again after 5 s, and what is to be sent waits for
     # it. A node that has just joined, or has started again, is often dialed or dials before its
     # peer has heard of that from the control server; the peer cannot read the initiation then, or

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import errno
 import hashlib
@@ -270,8 +271,19 @@ def packets(path: Path) -> list[bytes]:
     return found
 
 
-def test_a_capture_has_the_packets(nodes: Pair, tmp_path: Path) -> None:
-    """What two nodes say to each other is in the file, up to the last packet before its end."""
+def begins(near: Conn, path: Path) -> None:
+    """Send until a capture has packets, and then the end of the line."""
+
+    def captures() -> bool:
+        near.send(b".")
+        return path.stat().st_size > 24
+
+    eventually("it captures", captures)
+    near.send(b"\n")
+
+
+def test_a_capture_has_the_packets(nodes: Pair, backend: Embedded, tmp_path: Path) -> None:
+    """What two nodes say to each other is in the file, from the first packet to the last."""
     server, client = nodes
     with contextlib.closing(server.listen(":0")) as listener:
         for n in range(2):  # one may follow another
@@ -280,6 +292,10 @@ def test_a_capture_has_the_packets(nodes: Pair, tmp_path: Path) -> None:
                 near = client.dial((str(server.handle.ip), listener.socket.getsockname()[1]))
                 far, _ = listener.accept()
                 with contextlib.closing(near), contextlib.closing(far):
+                    if backend.name == "tailscaled":  # which says that it captures before it does
+                        begins(near, path)
+                        while far.receive(1) != b"\n":
+                            pass
                     near.send(b"these very words")
                     hears(far, b"these very words")
                 with pytest.raises(TailnetTimeout, match="the capture to end"):
@@ -299,6 +315,20 @@ def test_a_capture_may_end_by_itself(nodes: Pair, tmp_path: Path) -> None:
     assert packets(tmp_path / "first.pcap") is not None
     client.capture(tmp_path / "second.pcap", seconds=0.1).wait(LIMIT)
     first.close()
+
+
+def test_closing_a_capture_wakes_who_waits_for_its_end(nodes: Pair, tmp_path: Path) -> None:
+    """Both find the file complete, and the node free for the next one."""
+    _, client = nodes
+    for _ in range(3):
+        capture = client.capture(tmp_path / "a.pcap")
+        with Pool(1) as pool:
+            waiting = pool.submit(capture.wait, LIMIT)
+            with pytest.raises(concurrent.futures.TimeoutError):
+                waiting.result(0.1)
+            capture.close()
+            waiting.result(LIMIT)
+        assert packets(tmp_path / "a.pcap") is not None
 
 
 def test_a_capture_that_cannot_be(nodes: Pair, tmp_path: Path) -> None:

@@ -262,7 +262,8 @@ class AsyncTailnetHandle(HandleBase):
 
         The file has pcap's format, with Tailscale's link type 147: `tailscale debug capture` writes
         the same, and Tailscale's dissector makes Wireshark read it. Packets are whole, and as they
-        are before encryption and after decryption.
+        are before encryption and after decryption. A tailscaled may say that it captures a moment
+        before it does.
 
         Args:
             path: The file. It is emptied where it exists; a new one is for this user alone.

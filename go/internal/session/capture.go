@@ -39,6 +39,9 @@ var pcapHeader = binary.LittleEndian.AppendUint32([]byte{
 // linkType is Tailscale's: USER0.
 const linkType = 147
 
+// captureHead is how long a daemon may take to capture after it has said so; it does so at once.
+const captureHead = 50 * time.Millisecond
+
 // captureTail is how long the last packets may be on their way: the sink of Tailscale's capture
 // flushes every 100 ms (feature/capture, flushPeriod), and not at its end.
 const captureTail = 150 * time.Millisecond
@@ -69,6 +72,12 @@ func (s *Session) Capture(ctx context.Context, a CaptureArgs) (_ *Captured, run 
 		return nil, nil, s.notCaptured(ctx, err)
 	}
 	begun()
+	if s.Where != "" {
+		select { // it answers before it captures; in this process, build_patches.py has it the other way
+		case <-time.After(captureHead):
+		case <-running.Done():
+		}
+	}
 	last := func() { time.AfterFunc(captureTail, end) }
 	context.AfterFunc(ctx, last)
 	if a.Seconds > 0 {

@@ -86,6 +86,9 @@ def answer(source: Fd, deadline: float | None, what: str) -> Steps[Any]:
     return document["ok"]
 
 
+_MOMENT = 0.01  # seconds between two looks at what somebody else waits for
+
+
 class Lines:
     """A stream: one JSON object per line. Owns its descriptor; one reader at a time.
 
@@ -100,6 +103,11 @@ class Lines:
         self._ended = False
         self._waiting = False
         self._closed = False
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether somebody waits for the next line."""
+        return self._waiting
 
     def comes_on(self, thing: object) -> bool:
         """Report whether it is the descriptor of this stream."""
@@ -185,6 +193,9 @@ class Session:
         """
         try:
             self._fd.finish()
+            # One alone can wait on a descriptor. Who waits already hears of the end.
+            while self._lines.waited_for and (yield from sleep(_MOMENT, deadline)):
+                pass
             yield from self.wait(deadline, what)
         finally:
             self._lines.close()
