@@ -106,3 +106,11 @@ def test_only_public_names_are_importable() -> None:
     )
     public = {"config", "errors", "models", "retry"}
     assert set(out.stdout.split()) <= {*tailnet.__all__, *public}
+
+
+def test_the_settings_of_tools_name_files_that_there_are() -> None:
+    """Each path in pyproject.toml is that of a file or a directory."""
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    paths = re.findall(r'"((?:src|tests|tools|docs|benchmarks|examples)/[\w./*]+)"', text)
+    assert paths
+    assert [path for path in paths if not list(ROOT.glob(path))] == []
