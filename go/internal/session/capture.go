@@ -28,6 +28,8 @@ type Captured struct {
 	LinkType int `json:"link_type" doc:"the pcap link type of the packets: 147, which Tailscale's dissector for Wireshark reads"`
 }
 
+const forever = 1e9 // seconds
+
 // pcapHeader begins a file without packets, as feature/capture begins others (writePcapHeader).
 var pcapHeader = binary.LittleEndian.AppendUint32([]byte{
 	0xd4, 0xc3, 0xb2, 0xa1, // microseconds, little endian
@@ -79,12 +81,12 @@ func (s *Session) Capture(ctx context.Context, a CaptureArgs) (_ *Captured, run 
 		}
 	}
 	last := func() { time.AfterFunc(captureTail, end) }
-	context.AfterFunc(ctx, last)
-	if a.Seconds > 0 {
-		time.AfterFunc(time.Duration(a.Seconds*float64(time.Second)), last)
-	}
+	ended := context.AfterFunc(ctx, last)
+	timer := time.AfterFunc(time.Duration(cmp.Or(a.Seconds, forever)*float64(time.Second)), last)
 	return &Captured{LinkType: linkType}, func() error {
 		defer release()
+		defer ended()
+		defer timer.Stop()
 		defer packets.Close()
 		defer end()
 		to := &writing{to: a.To}
