@@ -356,9 +356,7 @@ func TestIdleConnectionsHoldNoThreads(t *testing.T) {
 }
 
 func TestAClosedWindowHoldsNoConnectionThatPythonHasClosed(t *testing.T) {
-	defer func(before time.Duration) { lingerLimit = before }(lingerLimit)
-	lingerLimit = 100 * time.Millisecond
-	var s Conns
+	s := Conns{lingers: 100 * time.Millisecond}
 	python, peer, _ := dialed(t, &s)
 	python.SetWriteDeadline(time.Now().Add(time.Second))
 	if _, err := python.Write(make([]byte, 64<<20)); !errors.Is(err, os.ErrDeadlineExceeded) {

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"math"
@@ -46,12 +47,12 @@ type Far interface {
 	Abort()
 }
 
-// lingerLimit is how long a connection that Python has closed may take to
-// deliver what was written. gVisor gives a dead peer up by itself; this is for
-// one that keeps its window shut. Linux allows an orphan about as much.
-var lingerLimit = 2 * time.Minute // a test shortens it
-
 const (
+	// lingerLimit is how long a connection that Python has closed may take to
+	// deliver what was written. gVisor gives a dead peer up by itself; this is for
+	// one that keeps its window shut. Linux allows an orphan about as much.
+	lingerLimit = 2 * time.Minute
+
 	// unreadLimit is lingerLimit where the peer sends what nobody will read: the kernel's
 	// TCP would reset such a connection at once. This lets the answer out that was given
 	// before; a window that is full may keep its acknowledgement from us.
@@ -89,9 +90,10 @@ type Conn struct {
 	received   atomic.Int64 // bytes from the tailnet, for quiet
 	passing    atomic.Bool  // Python has not yet taken what was received
 	finSent    atomic.Bool
-	unread     atomic.Bool // Python has gone, and the peer goes on sending
-	refused    bool        // by a reset, which nothing acknowledges
-	discard    bool        // inward's: Python wants to read no more
+	unread     atomic.Bool   // Python has gone, and the peer goes on sending
+	refused    bool          // by a reset, which nothing acknowledges
+	discard    bool          // inward's: Python wants to read no more
+	lingers    time.Duration // lingerLimit
 	drainBegun chan struct{}
 	done       chan struct{}
 }
@@ -183,7 +185,7 @@ func (c *Conn) outward() bool {
 		if err != nil { // EOF, or a reset because Python closed without reading everything
 			break
 		}
-		stuck.Reset(lingerLimit)
+		stuck.Reset(c.lingers)
 		err = carried.toFar(c.far)
 		stuck.Stop()
 		carried.release()
@@ -217,7 +219,7 @@ func (c *Conn) giveUpStuck() (stuck *time.Timer) {
 			}
 			orphaned = true
 		}
-		stuck.Reset(lingerLimit)
+		stuck.Reset(c.lingers)
 	})
 	stuck.Stop()
 	return stuck
@@ -225,7 +227,7 @@ func (c *Conn) giveUpStuck() (stuck *time.Timer) {
 
 // linger waits until the peer has everything; while draining, also for its end.
 func (c *Conn) linger() {
-	deadline := time.Now().Add(lingerLimit)
+	deadline := time.Now().Add(c.lingers)
 	inward, drain := c.inwardDone, c.drainBegun
 	last, since := c.received.Load(), time.Now()
 	for pause := time.Millisecond; time.Now().Before(deadline); pause = min(2*pause, longestPause) {
@@ -286,6 +288,8 @@ type Conns struct {
 	m      map[*Conn]struct{}
 	closed bool
 
+	lingers time.Duration // in the place of lingerLimit, for tests; or 0
+
 	expected int       // connections that are on their way to Python
 	lastEnd  time.Time // when a connection ended last
 }
@@ -336,7 +340,7 @@ func (s *Conns) add(id uint64, far Far, near *near) *Conn {
 }
 
 func (s *Conns) newLocked(id uint64, far Far, near *near) *Conn {
-	c := &Conn{ID: id, far: far, near: near, inwardDone: make(chan struct{}),
+	c := &Conn{ID: id, far: far, near: near, lingers: cmp.Or(s.lingers, lingerLimit), inwardDone: make(chan struct{}),
 		drainBegun: make(chan struct{}), done: make(chan struct{})}
 	if s.m == nil {
 		s.m = map[*Conn]struct{}{}
